@@ -1,0 +1,128 @@
+"""Checks of public arguments: each error says what was given and what is valid, before any work is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from usreg_kernels.ops.contract import loss_dtype
+from usreg_kernels.ops.reduction import REDUCTIONS
+from usreg_kernels.windows import KERNEL_TYPES
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_choice(name: str, value: object, valid: Sequence[str]) -> str:
+    """A string out of a few (an enum with such a value counts)."""
+    value = getattr(value, "value", value)
+    if not isinstance(value, str) or value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}, got {value!r}")
+    return value
+
+
+def check_reduction(reduction: object) -> str:
+    """``none``, ``mean`` or ``sum``."""
+    return check_choice("reduction", reduction, REDUCTIONS)
+
+
+def check_kernel_type(kernel_type: object) -> str:
+    """``rectangular``, ``triangular`` or ``gaussian``."""
+    return check_choice("kernel_type", kernel_type, KERNEL_TYPES)
+
+
+def check_kernel_size(kernel_size: int | Sequence[int], spatial_dims: int) -> list[int]:
+    """One odd positive size per spatial axis, from one int or one per axis."""
+    sizes = [kernel_size] * spatial_dims if isinstance(kernel_size, int) else list(kernel_size)
+    if len(sizes) != spatial_dims:
+        raise ValueError(
+            f"kernel_size must be an int or one int per spatial axis ({spatial_dims}), got {kernel_size!r}"
+        )
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"kernel_size must be an int or one int per spatial axis, got {kernel_size!r}")
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size!r}")
+    return sizes
+
+
+def check_spacing(spacing: Sequence[float] | None, spatial_dims: int) -> list[float] | None:
+    """One positive number per spatial axis, or None."""
+    if spacing is None:
+        return None
+    values = [float(value) for value in spacing]
+    if len(values) != spatial_dims or not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(
+            f"spacing must be {spatial_dims} positive numbers (mm per voxel, one per axis), got {spacing!r}"
+        )
+    return values
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}"
+
+
+def check_floating(name: str, tensor: torch.Tensor) -> None:
+    """A tensor of one of the four supported dtypes."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}; convert it with .float()"
+        )
+
+
+def check_pair(first_name: str, first: torch.Tensor, second_name: str, second: torch.Tensor) -> int:
+    """Two tensors (B, C, spatial...) of one shape, dtype and device; returns the number of spatial dimensions."""
+    check_floating(first_name, first)
+    check_floating(second_name, second)
+    same = first.shape == second.shape and first.dtype == second.dtype and first.device == second.device
+    if not same:
+        raise ValueError(
+            f"{first_name} and {second_name} must have one shape, dtype and device, got "
+            f"{first_name}: {_describe(first)}; {second_name}: {_describe(second)}"
+        )
+    return check_spatial(first_name, first)
+
+
+def check_spatial(name: str, tensor: torch.Tensor) -> int:
+    """(B, C, spatial...) with one, two or three spatial dimensions; returns their number."""
+    if tensor.ndim not in (3, 4, 5):
+        raise ValueError(
+            f"{name} must have shape (B, C, spatial...) with 1, 2 or 3 spatial dimensions, got {tuple(tensor.shape)}"
+        )
+    return tensor.ndim - 2
+
+
+def check_field(name: str, dvf: torch.Tensor, smallest: int = 0) -> int:
+    """A displacement field (B, n, spatial...) with n components for n axes of at least ``smallest`` voxels."""
+    check_floating(name, dvf)
+    dims = check_spatial(name, dvf)
+    if dvf.shape[1] != dims:
+        raise ValueError(
+            f"{name} must have one component per spatial axis: shape (B, {dims}, spatial...), got {tuple(dvf.shape)}"
+        )
+    if any(size < smallest for size in dvf.shape[2:]):
+        raise ValueError(
+            f"{name} must have at least {smallest} voxels along every spatial axis for these differences, "
+            f"got {tuple(dvf.shape)}"
+        )
+    return dims
+
+
+def check_mask(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """A mask (B, 1 or C, spatial...) on the images' device, as weights in the dtype of the loss."""
+    if mask is None:
+        return None
+    if not isinstance(mask, torch.Tensor):
+        raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
+    valid = mask.ndim == like.ndim and mask.shape[0] == like.shape[0] and mask.shape[2:] == like.shape[2:]
+    if not valid or mask.shape[1] not in (1, like.shape[1]) or mask.device != like.device or mask.is_complex():
+        raise ValueError(
+            f"mask must be real, of shape (B, 1 or C, spatial...) = ({like.shape[0]}, 1 or {like.shape[1]}, "
+            f"{', '.join(map(str, like.shape[2:]))}) on {like.device}, got {_describe(mask)}"
+        )
+    if mask.requires_grad:
+        raise ValueError("mask gets no gradient; pass mask.detach()")
+    return mask.to(loss_dtype(like.dtype))

@@ -1,0 +1,236 @@
+"""Which backend runs an op: the automatic choice, the explicit one, and the reasons against the others.
+
+A backend implements the two halves of an op's contract (:mod:`usreg_kernels.ops.contract`) and says why it
+cannot take a call. The choice is made once, before the forward pass, and the backward pass stays with it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+BACKEND_NAMES = ("reference", "cpu", "triton", "cuda")
+"""Every name that :func:`use_backend` and ``USREG_BACKEND`` take."""
+
+_AUTOMATIC = {"cpu": ("cpu", "reference"), "gpu": ("triton", "cuda", "reference")}
+
+Tensors = Sequence["torch.Tensor | None"]
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for by name and cannot take the call; the message holds every backend's reason."""
+
+
+def _takes_every_call(tensors: Tensors, **params: Any) -> str | None:
+    return None
+
+
+def _available() -> str | None:
+    return None
+
+
+def _saves_nothing(*tensors: torch.Tensor | None, **params: Any) -> list[torch.Tensor]:
+    return []
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of one op.
+
+    Attributes:
+        name: one of :data:`BACKEND_NAMES`.
+        forward: ``forward(*tensors, needs_grad, **params) -> (loss, saved)``; ``needs_grad`` has one flag per
+            differentiable tensor, ``saved`` is a list of fresh tensors that the backward pass wants back.
+        backward: ``backward(grad_output, saved, *tensors, needs_grad, **params) -> gradients``, one contiguous
+            tensor in its input's dtype per set flag, ``grad_output`` (on the device) multiplied in.
+        saved_like: same arguments as ``forward``; uninitialised tensors of the shapes and dtypes of ``saved``.
+        missing: why the backend cannot run on this machine at all, and how to get it; None when it can.
+        declines: why it cannot take this call (``declines(tensors, **params)``); None when it can.
+    """
+
+    name: str
+    forward: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]
+    backward: Callable[..., list[torch.Tensor]]
+    saved_like: Callable[..., list[torch.Tensor]] = _saves_nothing
+    missing: Callable[[], str | None] = _available
+    declines: Callable[..., str | None] = _takes_every_call
+
+    def why_not(self, tensors: Tensors, **params: Any) -> str | None:
+        """The first reason against this call; None when the backend takes it."""
+        reason = self.missing()
+        return reason if reason is not None else self.declines(tensors, **params)
+
+
+_backends: dict[str, dict[str, Backend]] = {}
+
+
+def register_backend(op: str, backend: Backend) -> None:
+    """Add a backend to an op."""
+    if backend.name not in BACKEND_NAMES:
+        raise ValueError(f"unknown backend name {backend.name!r}; valid: {', '.join(BACKEND_NAMES)}")
+    _backends.setdefault(op, {})[backend.name] = backend
+
+
+def get_backend(op: str, name: str) -> Backend:
+    """The record that :func:`register_backend` stored."""
+    return _backends[op][name]
+
+
+def _check_name(name: str, origin: str) -> str:
+    if name not in BACKEND_NAMES:
+        raise ValueError(f"{origin}: unknown backend {name!r}; valid: {', '.join(BACKEND_NAMES)}")
+    return name
+
+
+@dataclass
+class _Choice:
+    """The explicit choice, None for the automatic one; a plain global, which torch.compile guards on."""
+
+    name: str | None = None
+
+
+_choice = _Choice()
+if os.environ.get("USREG_BACKEND"):
+    _choice.name = _check_name(os.environ["USREG_BACKEND"], "environment variable USREG_BACKEND")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op inside the ``with`` block on one backend, for the whole process.
+
+    Args:
+        name: ``"reference"``, ``"cpu"``, ``"triton"`` or ``"cuda"``. The environment variable ``USREG_BACKEND``,
+            read at import, sets the same choice from outside.
+
+    Raises:
+        ValueError: for another name.
+        BackendError: by the op, when the backend cannot take a call; an explicit choice never falls back.
+    """
+    previous, _choice.name = _choice.name, _check_name(name, "use_backend")
+    try:
+        yield
+    finally:
+        _choice.name = previous
+
+
+def _candidates(device_type: str) -> tuple[str, ...]:
+    return _AUTOMATIC["cpu" if device_type == "cpu" else "gpu"]
+
+
+def _not_written(op: str, name: str) -> str:
+    return f"{op} has no {name!r} backend in this version"
+
+
+def _reason(op: str, name: str, tensors: Tensors, params: dict[str, Any]) -> str | None:
+    backend = _backends[op].get(name)
+    return _not_written(op, name) if backend is None else backend.why_not(tensors, **params)
+
+
+def select(op: str, tensors: Tensors, params: dict[str, Any]) -> str:
+    """The name of the backend that takes this call.
+
+    Raises:
+        BackendError: the explicitly chosen backend cannot take it.
+    """
+    first = tensors[0]
+    assert first is not None
+    if _choice.name is not None:
+        reason = _reason(op, _choice.name, tensors, params)
+        if reason is not None:
+            raise BackendError(
+                f"backend {_choice.name!r} was asked for, but {reason}.\n{explain_call(op, tensors, params)}"
+            )
+        return _choice.name
+    for name in _candidates(first.device.type):
+        if _reason(op, name, tensors, params) is None:
+            return name
+    return "reference"
+
+
+_warned: set[str] = set()
+
+
+def warn_if_slow(op: str, name: str, device: torch.device) -> None:
+    """Say once per op that the automatic choice fell to the plain PyTorch reference on a GPU."""
+    if name != "reference" or device.type in ("cpu", "meta") or _choice.name is not None or op in _warned:
+        return
+    _warned.add(op)
+    reasons = "; ".join(
+        f"{other}: {_backends[op][other].missing() or 'declined the call'}"
+        for other in _candidates(device.type)
+        if other != name and other in _backends[op]
+    )
+    warnings.warn(
+        f"{op} runs on the plain PyTorch reference on {device}, which is exact but slow "
+        f"({reasons or 'no GPU backend'}); `python -m usreg_kernels` shows what is missing",
+        stacklevel=2,
+    )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`usreg_kernels.explain` answers; print it to read it.
+
+    Attributes:
+        op: the op's name.
+        chosen: the backend that would run.
+        reasons: every backend with the reason why it cannot take the call, None for those that can.
+    """
+
+    op: str
+    chosen: str | None
+    reasons: dict[str, str | None] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.chosen or 'no backend'}"]
+        for name, reason in self.reasons.items():
+            state = "would run" if name == self.chosen else "could run" if reason is None else f"cannot run: {reason}"
+            lines.append(f"  {name:<10} {state}")
+        return "\n".join(lines)
+
+
+def explain_call(op: str, tensors: Tensors, params: dict[str, Any]) -> Explanation:
+    """The choice for one call with checked arguments, and the reasons against the others."""
+    first = tensors[0]
+    assert first is not None
+    reasons = {name: _reason(op, name, tensors, params) for name in BACKEND_NAMES}
+    if _choice.name is not None:
+        chosen = _choice.name if reasons[_choice.name] is None else None
+    else:
+        chosen = next((name for name in _candidates(first.device.type) if reasons[name] is None), "reference")
+    return Explanation(op, chosen, reasons)
+
+
+def ops() -> tuple[str, ...]:
+    """The names of all ops."""
+    return tuple(sorted(_backends))
+
+
+def _check_op(op: str) -> None:
+    if op not in _backends:
+        raise ValueError(f"unknown op {op!r}; valid: {', '.join(ops())}")
+
+
+def machine_reasons(op: str) -> dict[str, str | None]:
+    """Every backend of an op with the reason why this machine cannot run it, None where it can."""
+    _check_op(op)
+    found = _backends[op]
+    return {name: found[name].missing() if name in found else _not_written(op, name) for name in BACKEND_NAMES}
+
+
+def available_backends(op: str) -> tuple[str, ...]:
+    """The backends of an op that can run on this machine.
+
+    Args:
+        op: ``"lncc"``, ``"gradient_smoothness"``, ``"bending_energy"`` or ``"dvf_mse"``.
+
+    Raises:
+        ValueError: for another op.
+    """
+    return tuple(name for name, reason in machine_reasons(op).items() if reason is None)

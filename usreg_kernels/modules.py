@@ -1,0 +1,139 @@
+"""The four losses as modules that hold their arguments; the names and orders of MONAI's where MONAI has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from usreg_kernels import checks
+from usreg_kernels.functional import (
+    PENALTIES,
+    SCHEMES,
+    bending_energy_loss,
+    dvf_mse_loss,
+    gradient_smoothness_loss,
+    lncc_loss,
+)
+
+
+class _Loss(nn.Module):
+    """A loss that prints its arguments."""
+
+    _arguments: tuple[str, ...]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._arguments)
+
+
+class LNCCLoss(_Loss):
+    """Local squared normalised cross-correlation, negated; see :func:`usreg_kernels.lncc_loss`.
+
+    Takes the constructor arguments of MONAI's ``LocalNormalizedCrossCorrelationLoss``, positionally too, and raises
+    ValueError where MONAI does. ``kernel_size`` may also be one odd int per axis.
+    """
+
+    _arguments = ("spatial_dims", "kernel_size", "kernel_type", "reduction", "smooth_nr", "smooth_dr")
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        kernel_size: int | Sequence[int] = 3,
+        kernel_type: str = "rectangular",
+        reduction: str = "mean",
+        smooth_nr: float = 0.0,
+        smooth_dr: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (1, 2, 3):
+            raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims!r}")
+        checks.check_kernel_size(kernel_size, spatial_dims)
+        self.spatial_dims = spatial_dims
+        self.kernel_size = kernel_size
+        self.kernel_type = checks.check_kernel_type(kernel_type)
+        self.reduction = checks.check_reduction(reduction)
+        self.smooth_nr = float(smooth_nr)
+        self.smooth_dr = float(smooth_dr)
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss of ``pred`` and ``target`` (B, C, spatial...), with an optional ``mask`` (B, 1 or C, spatial...)."""
+        if pred.ndim - 2 != self.spatial_dims:
+            raise ValueError(
+                f"pred must have shape (B, C, spatial...) with {self.spatial_dims} spatial dimensions, "
+                f"got {tuple(pred.shape)}; set spatial_dims={pred.ndim - 2} to compare such images"
+            )
+        return lncc_loss(
+            pred,
+            target,
+            kernel_size=self.kernel_size,
+            kernel_type=self.kernel_type,
+            reduction=self.reduction,
+            smooth_nr=self.smooth_nr,
+            smooth_dr=self.smooth_dr,
+            mask=mask,
+        )
+
+
+class GradientSmoothnessLoss(_Loss):
+    """First-order smoothness of a displacement field; see :func:`usreg_kernels.gradient_smoothness_loss`.
+
+    With ``scheme="central"`` it is MONAI's ``DiffusionLoss``.
+    """
+
+    _arguments = ("penalty", "scheme", "spacing", "normalize", "reduction")
+
+    def __init__(
+        self,
+        penalty: str = "l2",
+        scheme: str = "forward",
+        spacing: Sequence[float] | None = None,
+        normalize: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        self.penalty = checks.check_choice("penalty", penalty, PENALTIES)
+        self.scheme = checks.check_choice("scheme", scheme, SCHEMES)
+        self.spacing = checks.check_spacing(spacing, len(spacing)) if spacing is not None else None
+        self.normalize = normalize
+        self.reduction = checks.check_reduction(reduction)
+
+    def forward(self, dvf: torch.Tensor) -> torch.Tensor:
+        """The smoothness of ``dvf`` (B, n, spatial...)."""
+        return gradient_smoothness_loss(
+            dvf,
+            penalty=self.penalty,
+            scheme=self.scheme,
+            spacing=self.spacing,
+            normalize=self.normalize,
+            reduction=self.reduction,
+        )
+
+
+class BendingEnergyLoss(_Loss):
+    """Bending energy of a displacement field, as MONAI's class; see :func:`usreg_kernels.bending_energy_loss`."""
+
+    _arguments = ("normalize", "reduction")
+
+    def __init__(self, normalize: bool = False, reduction: str = "mean") -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.reduction = checks.check_reduction(reduction)
+
+    def forward(self, dvf: torch.Tensor) -> torch.Tensor:
+        """The energy of ``dvf`` (B, n, spatial...)."""
+        return bending_energy_loss(dvf, normalize=self.normalize, reduction=self.reduction)
+
+
+class DVFMSELoss(_Loss):
+    """Mean squared error between displacement fields; see :func:`usreg_kernels.dvf_mse_loss`."""
+
+    _arguments = ("reduction",)
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = checks.check_reduction(reduction)
+
+    def forward(self, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The error of ``pred_dvf`` against ``gt_dvf`` (B, C, spatial...), with an optional ``mask``."""
+        return dvf_mse_loss(pred_dvf, gt_dvf, mask=mask, reduction=self.reduction)

@@ -1,0 +1,1 @@
+"""Bending energy of a displacement field."""

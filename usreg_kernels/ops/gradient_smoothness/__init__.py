@@ -1,0 +1,1 @@
+"""First-order smoothness of a displacement field."""

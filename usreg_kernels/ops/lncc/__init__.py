@@ -1,0 +1,1 @@
+"""Local normalised cross-correlation."""
