@@ -1,0 +1,100 @@
+"""Inputs and arguments that the kernel tests share: every op with the options that change its path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import usreg_kernels as uk
+
+FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "lncc": uk.lncc_loss,
+    "gradient_smoothness": uk.gradient_smoothness_loss,
+    "bending_energy": uk.bending_energy_loss,
+    "dvf_mse": uk.dvf_mse_loss,
+}
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+SPATIAL = {1: (13,), 2: (7, 9), 3: (5, 6, 7)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to call an op."""
+
+    op: str
+    dims: int = 3
+    arguments: dict[str, Any] = field(default_factory=dict)
+    mask_channels: int = 0
+    batch: int = 2
+
+    def __str__(self) -> str:
+        options = "-".join(f"{key}={value}" for key, value in self.arguments.items())
+        mask = f"-mask{self.mask_channels}" if self.mask_channels else ""
+        return f"{self.op}-{self.dims}d-{options or 'default'}{mask}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C, spatial...); two channels for images, one component per axis for fields."""
+        channels = 2 if self.op == "lncc" else self.dims
+        return (self.batch, channels, *SPATIAL[self.dims])
+
+    def tensors(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
+        """The op's tensors, uniform in [0, 1), leaves that need a gradient."""
+        generator = torch.Generator().manual_seed(seed)
+        count = 1 if self.op in ("gradient_smoothness", "bending_energy") else 2
+        made = [torch.rand(self.shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+        return [tensor.to(dtype).requires_grad_() for tensor in made]
+
+    def mask(self) -> torch.Tensor | None:
+        """A mask of weights, some of them 0."""
+        if not self.mask_channels:
+            return None
+        generator = torch.Generator().manual_seed(99)
+        weights = torch.rand(self.batch, self.mask_channels, *SPATIAL[self.dims], generator=generator)
+        return weights * (weights > 0.3)
+
+    def loss(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """The loss of the tensors."""
+        mask = {"mask": self.mask()} if self.mask_channels else {}
+        return FUNCTIONS[self.op](*tensors, **self.arguments, **mask)
+
+
+def _lncc() -> list[Case]:
+    cases = [Case("lncc", dims, {"kernel_type": kind}) for dims in (1, 2, 3) for kind in ("rectangular", "gaussian")]
+    cases += [Case("lncc", 3, {"kernel_type": "triangular", "kernel_size": 7, "smooth_nr": 1e-3})]
+    cases += [Case("lncc", 3, {"kernel_size": (3, 5, 1), "kernel_type": "gaussian"})]
+    cases += [Case("lncc", 3, {"reduction": reduction, "kernel_size": 5}) for reduction in ("sum", "none")]
+    cases += [Case("lncc", 3, {"reduction": r}, mask_channels=c) for r in ("mean", "sum", "none") for c in (1, 2)]
+    return cases
+
+
+def _fields() -> list[Case]:
+    cases = []
+    for dims in (1, 2, 3):
+        for scheme in ("forward", "central"):
+            cases += [Case("gradient_smoothness", dims, {"scheme": scheme, "penalty": p}) for p in ("l1", "l2")]
+            spacing = (0.5, 2.0, 3.0)[:dims]
+            options = {"scheme": scheme, "spacing": spacing, "normalize": True}
+            cases += [Case("gradient_smoothness", dims, {**options, "reduction": r}) for r in ("mean", "sum", "none")]
+        cases += [Case("bending_energy", dims, {"reduction": r}) for r in ("mean", "sum", "none")]
+        cases += [Case("bending_energy", dims, {"normalize": True})]
+    return cases
+
+
+def _dvf_mse() -> list[Case]:
+    cases = [Case("dvf_mse", dims) for dims in (1, 2, 3)]
+    return cases + [
+        Case("dvf_mse", 3, {"reduction": r}, mask_channels=c) for r in ("mean", "sum", "none") for c in (0, 1, 3)
+    ]
+
+
+CASES = _lncc() + _fields() + _dvf_mse()
+ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
+
+
+def with_backends(cases: list[Case]) -> list[tuple[Case, str]]:
+    """Each case with every backend of its op that this machine can run."""
+    return [(case, backend) for case in cases for backend in uk.available_backends(case.op)]

@@ -1,0 +1,25 @@
+"""How the kernel tests compare: one tolerance table per dtype, and vectors rather than elements."""
+
+from __future__ import annotations
+
+import torch
+
+# Relative errors (L2 norm of the difference over that of the oracle) against the float64 reference. A loss is at least
+# float32; a gradient has the dtype of its input.
+LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-6, torch.bfloat16: 1e-6}
+GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """L2 norm of the difference over that of ``expected``; the plain norm where that is 0; NaN stays NaN."""
+    difference = (actual.double() - expected.double()).norm().item()
+    norm = expected.double().norm().item()
+    return difference / norm if norm else difference
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """Same shape, and a relative error within the tolerance (NaN fails)."""
+    assert actual.shape == expected.shape
+    if expected.numel():
+        error = relative_error(actual, expected)
+        assert error <= tolerance, f"relative error {error:.3g} exceeds {tolerance:.3g}"

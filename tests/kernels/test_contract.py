@@ -1,0 +1,244 @@
+"""What every op and every backend owes torch: schema, fake, autograd, double backward, compile, autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case, with_backends
+from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+
+import usreg_kernels as uk
+from usreg_kernels.functional import _PUBLIC
+
+EVERY_CASE = pytest.mark.parametrize(("case", "backend"), with_backends(CASES), ids=str)
+EVERY_OP = pytest.mark.parametrize(("case", "backend"), with_backends(ONE_CASE_PER_OP), ids=str)
+NATIVE = [(case, backend) for case, backend in with_backends(CASES) if backend != "reference"]
+
+
+def _gradients(loss: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    incoming = torch.rand(loss.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.autograd.grad((loss * incoming).sum(), tensors)
+
+
+@EVERY_CASE
+def test_opcheck(case: Case, backend: str) -> None:
+    tensors = case.tensors(torch.float32)
+    op, inputs, mask, params = _PUBLIC[case.op][1](**_bound(case, tensors))
+    operator = getattr(torch.ops.usreg, case.op).default
+    keywords = {**params, "needs_grad": [True] * len(tensors), "backend": backend}
+    result = torch.library.opcheck(operator, op.arguments(inputs, mask), keywords)
+    assert set(result.values()) == {"SUCCESS"}
+
+
+def _bound(case: Case, tensors: list[torch.Tensor]) -> dict:
+    from inspect import signature
+
+    mask = {"mask": case.mask()} if case.mask_channels else {}
+    call = signature(_PUBLIC[case.op][0]).bind(*tensors, **case.arguments, **mask)
+    call.apply_defaults()
+    return call.arguments
+
+
+@EVERY_CASE
+def test_gradcheck(case: Case, backend: str) -> None:
+    """The gradient against finite differences of the loss; away from the kinks, values are generic."""
+    small = [tensor.detach()[:1].requires_grad_() for tensor in case.tensors()]
+    cut = Case(case.op, case.dims, case.arguments, case.mask_channels, batch=1)
+    with uk.use_backend(backend):
+        assert torch.autograd.gradcheck(cut.loss, small, fast_mode=True)
+
+
+@EVERY_CASE
+def test_gradgradcheck(case: Case, backend: str) -> None:
+    small = [tensor.detach()[:1].requires_grad_() for tensor in case.tensors()]
+    cut = Case(case.op, case.dims, case.arguments, case.mask_channels, batch=1)
+    with uk.use_backend(backend):
+        assert torch.autograd.gradgradcheck(cut.loss, small, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("case", "backend"), NATIVE, ids=str)
+def test_backend_agrees_with_the_float64_reference(case: Case, backend: str, dtype: torch.dtype) -> None:
+    tensors = case.tensors(dtype)
+    oracle = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    with uk.use_backend(backend):
+        loss = case.loss(*tensors)
+        gradients = _gradients(loss, tensors)
+    with uk.use_backend("reference"):
+        expected = case.loss(*oracle)
+        expected_gradients = _gradients(expected, oracle)
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert_close(loss, expected, LOSS_TOLERANCE[dtype])
+    for gradient, tensor, wanted in zip(gradients, tensors, expected_gradients, strict=True):
+        assert gradient.dtype == tensor.dtype
+        assert_close(gradient, wanted, GRADIENT_TOLERANCE[dtype])
+
+
+@EVERY_OP
+def test_gradient_to_one_input_alone(case: Case, backend: str) -> None:
+    tensors = case.tensors()
+    with uk.use_backend(backend):
+        both = _gradients(case.loss(*tensors), tensors)
+        for i, tensor in enumerate(tensors):
+            inputs = [other.detach() for other in tensors]
+            inputs[i] = tensor
+            assert_close(_gradients(case.loss(*inputs), [tensor])[0], both[i], 1e-12)
+
+
+@EVERY_OP
+def test_no_grad_and_constant_inputs(case: Case, backend: str) -> None:
+    tensors = case.tensors()
+    with uk.use_backend(backend):
+        with torch.no_grad():
+            assert not case.loss(*tensors).requires_grad
+        assert not case.loss(*(tensor.detach() for tensor in tensors)).requires_grad
+
+
+@EVERY_OP
+def test_backward_twice_through_one_graph(case: Case, backend: str) -> None:
+    tensors = case.tensors(torch.float32)
+    with uk.use_backend(backend):
+        loss = case.loss(*tensors)
+        first = torch.autograd.grad(loss, tensors, retain_graph=True)
+        kept = [gradient.clone() for gradient in first]
+        for gradient in first:
+            gradient.zero_()  # a gradient is the caller's own: what is saved must not change with it
+        for again, gradient in zip(torch.autograd.grad(loss, tensors), kept, strict=True):
+            assert torch.equal(again, gradient)
+
+
+def test_double_backward_of_inputs_that_depend_on_each_other() -> None:
+    x = torch.rand(1, 1, 5, 6, dtype=torch.float64, requires_grad=True)
+    function = lambda x: uk.lncc_loss(x.sin(), x.sin().exp(), smooth_dr=1e-2)  # noqa: E731
+    assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(function, x)
+
+
+@EVERY_OP
+def test_compile_fullgraph_with_backward(case: Case, backend: str) -> None:
+    tensors = case.tensors(torch.float32)
+    function = lambda *tensors: case.loss(*(2 * tensor for tensor in tensors)) * 3  # noqa: E731
+    torch.compiler.reset()
+    with uk.use_backend(backend):
+        compiled = torch.compile(function, fullgraph=True)
+        results = [(f(*tensors), torch.autograd.grad(f(*tensors), tensors)) for f in (compiled, function)]
+    (loss, gradients), (expected, expected_gradients) = results
+    assert_close(loss, expected, 1e-6)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        assert_close(gradient, wanted, 1e-6)
+
+
+def test_compiled_code_follows_a_change_of_backend() -> None:
+    case = Case("dvf_mse")
+    tensors = case.tensors(torch.float32)
+    torch.compiler.reset()
+    compiled = torch.compile(case.loss, fullgraph=True)
+    compiled(*tensors)
+    with uk.use_backend("cuda"), pytest.raises(Exception, match="was asked for"):
+        compiled(*tensors)
+
+
+@EVERY_OP
+def test_autocast_changes_nothing(case: Case, backend: str) -> None:
+    """Neither the loss, nor (for the windows, which are cached) any later one."""
+    from usreg_kernels.windows import make_window
+
+    tensors = case.tensors(torch.float32)
+    with uk.use_backend(backend):
+        expected = case.loss(*tensors)
+        make_window.cache_clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(case.loss(*tensors), expected)
+        assert torch.equal(case.loss(*tensors), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@EVERY_OP
+def test_half_gradients_survive_a_grad_scaler(case: Case, backend: str, dtype: torch.dtype) -> None:
+    """The gradient of a mean is about 1 / voxels, tiny in float16: it is scaled before it is rounded."""
+    tensors = [(tensor.detach() * 1e-2).requires_grad_() for tensor in case.tensors(dtype)]
+    oracle = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    scale = 65536.0
+    with uk.use_backend(backend):
+        scaled = torch.autograd.grad(case.loss(*tensors) * scale, tensors)
+    with uk.use_backend("reference"):
+        expected = torch.autograd.grad(case.loss(*oracle) * scale, oracle)
+    for gradient, wanted in zip(scaled, expected, strict=True):
+        if wanted.abs().max() < torch.finfo(dtype).max:
+            assert_close(gradient, wanted, GRADIENT_TOLERANCE[dtype])
+
+
+@EVERY_OP
+def test_any_strides(case: Case, backend: str) -> None:
+    tensors = [tensor.detach() for tensor in case.tensors()]
+
+    def strided(x: torch.Tensor) -> list[torch.Tensor]:
+        wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), float("nan"), dtype=x.dtype)
+        wide[..., ::2] = x
+        return [
+            wide[..., ::2],
+            x.transpose(0, -1).contiguous().transpose(0, -1),
+            x.to(memory_format=torch.channels_last_3d),
+            x.flip(-1).contiguous().flip(-1),
+        ]
+
+    with uk.use_backend(backend):
+        expected = [case.loss(*tensors), *torch.autograd.grad(*_with_grad(case, tensors))]
+        for views in zip(*(strided(tensor) for tensor in tensors), strict=True):
+            actual = [case.loss(*views), *torch.autograd.grad(*_with_grad(case, views))]
+            for one, other in zip(actual, expected, strict=True):
+                assert torch.equal(one, other)
+        constant = [tensor[:, :, :1, :1, :1].expand(tensor.shape) for tensor in tensors]
+        assert_close(case.loss(*constant), case.loss(*(tensor.clone() for tensor in constant)), 1e-15)
+
+
+def _with_grad(case: Case, tensors: object) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]  # type: ignore[attr-defined]
+    return case.loss(*leaves), leaves
+
+
+@EVERY_OP
+def test_same_bits_for_any_number_of_threads(case: Case, backend: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    shape = (1, 3, 24, 25, 26)
+    leaves = [torch.rand(shape, generator=generator).requires_grad_() for _ in case.tensors()]
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with uk.use_backend(backend):
+                loss = case.loss(*leaves)
+                results.append([loss, *torch.autograd.grad(loss, leaves)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@EVERY_OP
+def test_nan_and_inf_are_never_hidden(case: Case, backend: str, bad: float) -> None:
+    for i in range(len(case.tensors())):
+        tensors = [tensor.detach().clone() for tensor in case.tensors()]
+        tensors[i][0, 0, 2, 2, 2] = bad
+        with uk.use_backend(backend):
+            assert not case.loss(*tensors).isfinite()
+
+
+@EVERY_OP
+def test_empty_batch(case: Case, backend: str) -> None:
+    empty = [tensor.detach()[:0].requires_grad_() for tensor in case.tensors()]
+    with uk.use_backend(backend):
+        for reduction in ("mean", "sum", "none"):
+            variant = Case(case.op, arguments={"reduction": reduction})
+            loss = variant.loss(*empty)
+            assert loss.shape == ((0, *loss.shape[1:]) if reduction == "none" else ())
+            assert loss.isnan() if reduction == "mean" else loss.sum() == 0
+            assert torch.autograd.grad(loss.sum(), empty[0])[0].shape == empty[0].shape
+
+
+@EVERY_OP
+def test_integers_are_refused(case: Case, backend: str) -> None:
+    with uk.use_backend(backend), pytest.raises(TypeError, match=r"float64, float32.*int64"):
+        case.loss(*(torch.zeros(case.shape, dtype=torch.int64) for _ in case.tensors()))

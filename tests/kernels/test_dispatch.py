@@ -1,0 +1,122 @@
+"""The choice of a backend: automatic, explicit, from the environment; its reasons and its report."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import usreg_kernels as uk
+from usreg_kernels import dispatch
+from usreg_kernels.__main__ import report
+
+FIELDS = (torch.rand(1, 3, 4, 4, 4), torch.rand(1, 3, 4, 4, 4))
+
+
+def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_op_has_the_reference() -> None:
+    assert dispatch.ops() == ("bending_energy", "dvf_mse", "gradient_smoothness", "lncc")
+    for op in dispatch.ops():
+        assert "reference" in uk.available_backends(op)
+    with pytest.raises(ValueError, match="unknown op 'ncc'; valid: bending_energy"):
+        uk.available_backends("ncc")
+
+
+def test_explain_names_the_choice_and_the_reasons() -> None:
+    explanation = uk.explain("dvf_mse", *FIELDS)
+    assert explanation.chosen == ("cpu" if "cpu" in uk.available_backends("dvf_mse") else "reference")
+    assert explanation.reasons["reference"] is None
+    assert "would run" in str(explanation)
+    assert "cannot run" in str(explanation)
+    with uk.use_backend("reference"):
+        assert uk.explain("dvf_mse", *FIELDS).chosen == "reference"
+    with pytest.raises(ValueError, match="kernel_size must be odd"):
+        uk.explain("lncc", *FIELDS, kernel_size=4)
+    with pytest.raises(ValueError, match="unknown op"):
+        uk.explain("ncc", *FIELDS)
+
+
+def test_an_explicit_choice_never_falls_back() -> None:
+    with (
+        uk.use_backend("triton"),
+        pytest.raises(uk.BackendError, match=r"'triton' was asked for(.|\n)*reference +could"),
+    ):
+        uk.dvf_mse_loss(*FIELDS)
+    uk.dvf_mse_loss(*FIELDS)
+
+
+def test_use_backend_nests_and_refuses_unknown_names() -> None:
+    with uk.use_backend("reference"):
+        with pytest.raises(RuntimeError), uk.use_backend("triton"):
+            raise RuntimeError
+        assert uk.explain("dvf_mse", *FIELDS).chosen == "reference"
+    with (
+        pytest.raises(ValueError, match="unknown backend 'gpu'; valid: reference, cpu, triton, cuda"),
+        uk.use_backend("gpu"),
+    ):
+        pass
+
+
+def test_the_environment_chooses() -> None:
+    code = "import torch, usreg_kernels as uk; x = torch.rand(1, 1, 3); print(uk.explain('dvf_mse', x, x).chosen)"
+    assert _run(code, USREG_BACKEND="reference").stdout.strip() == "reference"
+    wrong = _run(code, USREG_BACKEND="fast")
+    assert wrong.returncode != 0
+    assert "USREG_BACKEND: unknown backend 'fast'; valid: reference" in wrong.stderr
+
+
+def test_backward_stays_with_the_backend_of_forward() -> None:
+    pred, gt = (field.clone().requires_grad_() for field in FIELDS)
+    with uk.use_backend("reference"):
+        loss = uk.dvf_mse_loss(pred, gt)
+    with uk.use_backend("triton"):
+        loss.backward()
+    assert pred.grad is not None
+
+
+def test_falling_to_the_reference_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_warned", set())
+    device = torch.device("cuda")
+    with pytest.warns(
+        UserWarning, match="dvf_mse runs on the plain PyTorch reference on cuda.*python -m usreg_kernels"
+    ):
+        dispatch.warn_if_slow("dvf_mse", "reference", device)
+    dispatch.warn_if_slow("dvf_mse", "reference", device)
+    dispatch.warn_if_slow("lncc", "triton", device)
+    dispatch.warn_if_slow("lncc", "reference", torch.device("cpu"))
+    with uk.use_backend("reference"):
+        dispatch.warn_if_slow("lncc", "reference", device)
+
+
+def test_a_backend_needs_a_known_name() -> None:
+    with pytest.raises(ValueError, match="unknown backend name 'mine'"):
+        dispatch.register_backend("lncc", dispatch.Backend("mine", forward=print, backward=print))
+
+
+def test_the_report_lists_every_op_and_backend() -> None:
+    text = report()
+    for op in dispatch.ops():
+        assert f"\n{op}\n" in text
+    assert text.count("reference     can run") == 4
+    done = subprocess.run([sys.executable, "-m", "usreg_kernels"], capture_output=True, text=True, check=True)
+    assert "CPU capability" in done.stdout
+
+
+def test_importing_the_kernels_imports_nothing_of_the_training_framework() -> None:
+    code = (
+        "import sys, usreg_kernels; print([m for m in ('monai', 'usreg', 'omegaconf', 'triton') if m in sys.modules])"
+    )
+    done = _run(code)
+    assert done.stdout.strip() == "[]", done.stderr
