@@ -1,0 +1,64 @@
+# make        sets everything up in .venv and trains the default configuration
+# make test   sets everything up and runs what continuous integration runs: lint, types, tests
+# make help   lists the rest
+#
+# Variables: PYTHON (the interpreter that .venv is made with), TORCH (what pip installs first, e.g. another version),
+# TRAIN (arguments of the training, e.g. TRAIN="training.epochs=2"), USREG_BUILD_CPU and USREG_BUILD_CUDA (see setup.py).
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where there is a compiler the CPU library must build; without one the installation is pure Python, and works.
+USREG_BUILD_CPU ?= $(if $(shell command -v c++ || command -v g++ || command -v clang++),1,auto)
+export USREG_BUILD_CPU
+
+CPP_SOURCES := $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' \))
+
+.DEFAULT_GOAL := train
+.PHONY: train test setup lint format types sdist wheel clean help
+
+train: setup ## train the default configuration
+	$(BIN)/python -m usreg.train $(TRAIN)
+
+test: lint types ## lint, types and tests
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.installed ## make .venv, with torch and usreg in it
+
+# torch comes first and by itself: usreg is built against the torch that it finds, and never chooses one.
+$(VENV)/.torch: Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77"
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(CPP_SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[train,test]"
+	@touch $@
+
+lint: setup ## check style (ruff, clang-format)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+format: setup ## apply style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_SOURCES)
+
+types: setup ## check types (mypy)
+	$(BIN)/mypy
+
+sdist: setup ## source distribution, into dist/
+	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"
+
+wheel: setup ## wheel for this platform, into dist/
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+clean: ## remove builds and caches (not .venv, but it is set up anew)
+	rm -rf build dist *.egg-info usreg_kernels/libusreg_*.so $(VENV)/.installed
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1 /' | awk '{n=$$1; $$1=""; printf "%-8s%s\n", n, $$0}'
