@@ -1,0 +1,210 @@
+"""The typed configuration of a run: its keys, their defaults, and how a YAML file becomes one.
+
+A file is read by OmegaConf's safe YAML loader, which makes plain values only: no tag of a file can run code. Code runs
+for the modules that the key ``plugins`` names, and for nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ._checks import Source, check_values, checked_component, checked_mapping, drop_keys_of_replaced
+from ._plugins import import_plugins, registry_of
+from .errors import ConfigError
+
+COMPONENTS = {"train_dataset": "dataset", "val_dataset": "dataset", "model": "model", "loss": "loss"}
+"""The sections that name a component, and the kind of registry each looks its name up in."""
+
+SECTIONS = ("wandb", "tensorboard", "optimizer", "training")
+"""The sections with fixed keys."""
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases tracking; off unless enabled."""
+
+    enabled: bool = False
+    """Log the run to Weights & Biases."""
+    project: str | None = None
+    """The project's name there; the run's ``project`` when missing."""
+    run_name: str | None = None
+    """The run's name there; chosen by Weights & Biases when missing."""
+    offline: bool = False
+    """Write the log to the run's folder alone, to be synchronised later."""
+
+
+@dataclass
+class TensorBoardConfig:
+    """TensorBoard tracking, written under the run's folder; on unless disabled."""
+
+    enabled: bool = True
+    """Write TensorBoard event files."""
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer and its settings."""
+
+    name: str = "Adam"
+    """Adam or AdamW, in any case."""
+    lr: float = MISSING
+    """Learning rate, above 0; values above 1e-3 are known to be unstable and give a warning."""
+    weight_decay: float = 0.0
+    """Weight decay, 0 or more; decoupled from the gradient for AdamW, an L2 penalty for Adam."""
+
+
+@dataclass
+class TrainingConfig:
+    """The loop: how long, how fast, where to."""
+
+    epochs: int = MISSING
+    """Passes over the training set, at least 1."""
+    batch_size: int = MISSING
+    """Samples per step, at least 1."""
+    num_workers: int = 4
+    """Processes that load data; 0 loads in the main process."""
+    amp: bool = True
+    """Mixed precision, on CUDA devices only."""
+    amp_dtype: str = "float16"
+    """Type of mixed precision: float16 (with loss scaling) or bfloat16."""
+    val_every: int = 1
+    """Validate after every so many epochs; 0 never validates."""
+    seed: int = 42
+    """Seed of the weights and of the order of the samples."""
+    clip_grad_norm: float | None = 1.0
+    """Largest L2 norm of the whole gradient; null clips nothing."""
+    save_dir: str | None = None
+    """The run's folder; runs/<project>/<time> when missing."""
+    resume: str | None = None
+    """A checkpoint to go on from: a path, or auto for last.pt of ``save_dir``."""
+    max_steps: int | None = None
+    """Stop after so many optimizer steps, whatever ``epochs`` says."""
+    amp_init_scale: float | None = None
+    """First loss scale of float16 training; torch's default when missing."""
+
+
+@dataclass
+class Config:
+    """A whole run. Component sections are plain dictionaries: ``name`` plus the keys of that name's factory."""
+
+    project: str | None = None
+    """Label of the run, used in the name of its folder and by the trackers."""
+    image_size: list[int] = MISSING
+    """(D, H, W) in voxels, passed to the model, and to datasets that give no size of their own."""
+    device: str | None = None
+    """cuda, cuda:1, cpu...; chosen automatically when missing."""
+    plugins: list[str] = field(default_factory=list)
+    """Python modules imported first; they register the user's own losses, models, datasets and metrics."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Weights & Biases."""
+    tensorboard: TensorBoardConfig = field(default_factory=TensorBoardConfig)
+    """TensorBoard."""
+    train_dataset: dict[str, Any] = MISSING
+    """The training set."""
+    val_dataset: dict[str, Any] = MISSING
+    """The validation set."""
+    model: dict[str, Any] = MISSING
+    """The network that maps (moving, fixed) to (warped, ddf)."""
+    loss: dict[str, Any] = MISSING
+    """The loss that training minimises."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimizer."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The loop."""
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply the command line's overrides, import the plugins and check every key and value.
+
+    Relative paths inside the file, such as ``train_dataset.json_file``, are relative to the current directory. An
+    override that switches a component to another one (``loss.name=lncc``) keeps those of the file's keys that the new
+    component has too, and drops the others with a warning in the log.
+
+    Args:
+        path: the file; None for the packaged default, ``usreg/configs/deepreg_synthetic.yaml``.
+        overrides: ``key=value`` with dots for nested keys; the value is read as YAML: ``training.epochs=2``,
+            ``image_size=[32,32,32]``, ``training.clip_grad_norm=null``. A section given whole
+            (``loss={name: mse}``) replaces the file's.
+
+    Returns:
+        The configuration with its types checked; ``params`` of a component is merged into its section.
+
+    Raises:
+        ConfigError: naming the key, the file or "the command line", and what would be valid.
+    """
+    file = Path(path) if path is not None else _packaged_default()
+    from_file = _read_yaml(file)
+    given, overridden = _apply(from_file, overrides)
+    source = Source(str(file), frozenset(overridden))
+    for key in ("plugins", *SECTIONS):  # an empty section, as in "wandb:", means its defaults
+        if given.get(key, {}) is None:
+            del given[key]
+
+    plugins = checked_mapping(Config, {"plugins": given.get("plugins", [])}, source, partial=True).plugins
+    import_plugins(plugins, [Path.cwd(), file.resolve().parent], source.of("plugins"))
+    for key, kind in COMPONENTS.items():
+        drop_keys_of_replaced(key, given, from_file, registry_of(kind), source)
+
+    config = checked_mapping(Config, given, source)
+    for key, kind in COMPONENTS.items():
+        config[key] = checked_component(key, OmegaConf.to_container(config[key]), registry_of(kind), source)
+    typed: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    check_values(typed, source)
+    return typed
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write a configuration as YAML that :func:`load_config` reads again; every default is written out."""
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def _packaged_default() -> Path:
+    return Path(str(resources.files("usreg") / "configs" / "deepreg_synthetic.yaml"))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The file's keys as plain containers, interpolations untouched."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {file} (looked from {Path.cwd()})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration file {file}: {error}") from error
+    try:
+        content = OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException, AssertionError) as error:
+        problem = str(error).replace('"<unicode string>"', str(file)) or "it holds no keys"
+        raise ConfigError(f"{file} is not a valid configuration file: {problem}") from error
+    if not OmegaConf.is_dict(content):
+        raise ConfigError(f"{file} must hold keys and values at its top level, not a list")
+    return OmegaConf.to_container(content)  # type: ignore[return-value]
+
+
+def _apply(from_file: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The file's keys with the overrides applied and interpolations resolved, and the keys that were overridden."""
+    merged = OmegaConf.create(from_file)
+    keys = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"'{override}' on the command line must have the form key=value, as in training.epochs=2")
+        try:
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore
+            OmegaConf.update(merged, key, value, merge=False)
+        except (YAMLError, OmegaConfBaseException, AssertionError, TypeError, ValueError) as error:
+            problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            raise ConfigError(f"cannot apply '{override}' from the command line: {problem}") from error
+        keys.append(key)
+    try:
+        return OmegaConf.to_container(merged, resolve=True), keys  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        problem = str(error).partition("\n")[0]
+        raise ConfigError(f"cannot resolve {error.full_key} of the configuration: {problem}") from error

@@ -1,0 +1,38 @@
+"""Losses by name: the registry, and the built-in losses.
+
+A loss of your own: register it in a module named under the config key ``plugins`` (``from usreg.losses import
+register_loss``), or in a file of this folder (``from .utils import register_loss``) imported at the end of this one.
+"""
+
+from __future__ import annotations
+
+from . import dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse
+from .dice_smooth import DiceSmoothLoss
+from .lncc import LNCCImageLoss
+from .lncc_dice import LNCCWithDice
+from .lncc_dvf import LNCCWithDVFSupervision
+from .lncc_smooth import LNCCWithSmoothness
+from .mse import MSEImageLoss
+from .utils import LOSS_REGISTRY, build_loss, register_loss, validate_smoothing_params
+
+__all__ = [
+    "LOSS_REGISTRY",
+    "DiceSmoothLoss",
+    "LNCCImageLoss",
+    "LNCCWithDVFSupervision",
+    "LNCCWithDice",
+    "LNCCWithSmoothness",
+    "MSEImageLoss",
+    "build_loss",
+    "dice_smooth",
+    "lncc",
+    "lncc_dice",
+    "lncc_dvf",
+    "lncc_smooth",
+    "mse",
+    "register_loss",
+    "validate_smoothing_params",
+]
+
+LOSS_REGISTRY.mark_builtins()
+# Modules of your own go below this line, where they may also replace a built-in of the same name.

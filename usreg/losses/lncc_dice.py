@@ -1,0 +1,119 @@
+"""``lncc_dice``: LNCC of the images plus the overlap of the warped moving label and the fixed label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from usreg_kernels import gradient_smoothness_loss
+
+from .lncc import LNCCImageLoss, window
+from .utils import check_weights, register_loss, soft_dice, weighted_sum
+
+EPSILON = 1e-5
+
+
+class LNCCWithDice(nn.Module):
+    """``image_weight * LNCC + dice_weight * (1 - soft Dice) + smooth_weight * smoothness(field)``.
+
+    The Dice is averaged over the label channels that are present: a channel that is empty in both volumes, such as the
+    padding of a case with fewer labels than its neighbours in the batch, does not count.
+
+    Args:
+        image_loss: the LNCC.
+        dice_weight: weight of the label term.
+        image_weight: weight of the LNCC; lower it where the two modalities do not correlate locally.
+        smooth_weight: weight of the field's gradient smoothness (forward differences, squared).
+
+    Raises:
+        ValueError: a negative weight.
+    """
+
+    def __init__(
+        self,
+        image_loss: LNCCImageLoss,
+        dice_weight: float = 1.0,
+        image_weight: float = 1.0,
+        smooth_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_weights(dice_weight=dice_weight, image_weight=image_weight, smooth_weight=smooth_weight)
+        self.image_loss = image_loss
+        self.dice_weight = dice_weight
+        self.image_weight = image_weight
+        self.smooth_weight = smooth_weight
+
+    def forward(
+        self,
+        warped: torch.Tensor,
+        fixed: torch.Tensor,
+        pred_dvf: torch.Tensor | None = None,
+        gt_dvf: torch.Tensor | None = None,
+        *,
+        warped_label: torch.Tensor | None = None,
+        fixed_label: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The weighted sum as a scalar.
+
+        Args:
+            warped: (B, 1, D, H, W).
+            fixed: (B, 1, D, H, W).
+            pred_dvf: (B, 3, D, H, W), voxels; needed where ``smooth_weight`` is above 0.
+            gt_dvf: not used.
+            warped_label: (B, L, D, H, W) in [0, 1], the moving label warped with the predicted field, bilinear.
+            fixed_label: (B, L, D, H, W) in [0, 1].
+
+        Raises:
+            ValueError: a label is missing, or their shapes differ.
+        """
+        terms = [
+            (self.image_weight, lambda: self.image_loss(warped, fixed)),
+            (self.dice_weight, lambda: label_dice_loss(warped_label, fixed_label)),
+        ]
+        if pred_dvf is not None:
+            terms.append((self.smooth_weight, lambda: gradient_smoothness_loss(pred_dvf)))
+        return weighted_sum(warped, *terms)
+
+
+def label_dice_loss(warped_label: torch.Tensor | None, fixed_label: torch.Tensor | None) -> torch.Tensor:
+    """1 - soft Dice of (B, L, D, H, W) labels, averaged over the channels present; 0 where none is.
+
+    Raises:
+        ValueError: a label is missing, or their shapes differ.
+    """
+    if warped_label is None or fixed_label is None:
+        raise ValueError(
+            "the loss compares labels, but the batch has none: the dataset must give 'moving_label' and 'fixed_label' "
+            "(custom_dataset: keys of these names in every case of the JSON file); or choose a loss without labels"
+        )
+    if warped_label.shape != fixed_label.shape:
+        raise ValueError(
+            f"warped_label has shape {tuple(warped_label.shape)} and fixed_label {tuple(fixed_label.shape)}: both need "
+            "the same (B, L, D, H, W), one channel per structure"
+        )
+    space = tuple(range(2, fixed_label.dim()))
+    dice = soft_dice(warped_label, fixed_label, space, EPSILON)  # (B, L)
+    present = ((warped_label.detach() != 0) | (fixed_label != 0)).flatten(2).any(dim=2).to(dice.dtype)  # (B, L)
+    return ((1.0 - dice) * present).sum() / present.sum().clamp(min=1)
+
+
+@register_loss("lncc_dice")
+def create_lncc_dice(
+    kernel_size: int | Sequence[int] = 3,
+    patch_size: int | Sequence[int] | None = None,
+    spatial_dims: int = 3,
+    kernel_type: str = "rectangular",
+    reduction: str = "mean",
+    smooth_nr: float = 0.0,
+    smooth_dr: float = 1e-5,
+    dice_weight: float = 1.0,
+    image_weight: float = 1.0,
+    smooth_weight: float = 0.0,
+    **_: object,
+) -> nn.Module:
+    """LNCC with the keys of ``lncc``, plus the overlap of the labels."""
+    size = window(kernel_size, patch_size)
+    image_loss = LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr)
+    return LNCCWithDice(image_loss, dice_weight, image_weight, smooth_weight)

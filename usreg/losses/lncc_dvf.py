@@ -1,0 +1,81 @@
+"""``lncc_dvf``: LNCC of the images plus the squared error of the predicted field where the true one is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from usreg_kernels import dvf_mse_loss, gradient_smoothness_loss
+
+from .lncc import LNCCImageLoss
+from .utils import check_weights, register_loss, to_common_dtype, weighted_sum
+
+
+class LNCCWithDVFSupervision(nn.Module):
+    """``image_weight * LNCC + dvf_weight * MSE(field) + smooth_weight * smoothness(field)``.
+
+    Fields are in voxels, so the second term is in voxels squared. A dataset without true fields leaves it out.
+
+    Args:
+        kernel_size, smooth_nr, smooth_dr: of the LNCC, see :class:`LNCCImageLoss`.
+        image_weight: weight of the LNCC.
+        dvf_weight: weight of the mean squared error between predicted and true field.
+        smooth_weight: weight of the field's gradient smoothness (forward differences, squared).
+
+    Raises:
+        ValueError: an even window, or a negative weight.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int] = 9,
+        smooth_nr: float = 1e-4,
+        smooth_dr: float = 1e-2,
+        image_weight: float = 1.0,
+        dvf_weight: float = 1.0,
+        smooth_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_weights(image_weight=image_weight, dvf_weight=dvf_weight, smooth_weight=smooth_weight)
+        self.image_loss = LNCCImageLoss(kernel_size, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
+        self.image_weight = image_weight
+        self.dvf_weight = dvf_weight
+        self.smooth_weight = smooth_weight
+
+    def forward(
+        self,
+        warped: torch.Tensor,
+        fixed: torch.Tensor,
+        pred_dvf: torch.Tensor | None = None,
+        gt_dvf: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The weighted sum as a scalar.
+
+        Args:
+            warped: (B, 1, D, H, W).
+            fixed: (B, 1, D, H, W).
+            pred_dvf: (B, 3, D, H, W), voxels; without it the image term alone remains.
+            gt_dvf: (B, 3, D, H, W), voxels, or None where the true field is unknown.
+        """
+        terms = [(self.image_weight, lambda: self.image_loss(warped, fixed))]
+        if pred_dvf is not None and gt_dvf is not None:
+            terms.append((self.dvf_weight, lambda: dvf_mse_loss(*to_common_dtype(pred_dvf, gt_dvf))))
+        if pred_dvf is not None:
+            terms.append((self.smooth_weight, lambda: gradient_smoothness_loss(pred_dvf)))
+        return weighted_sum(warped, *terms)
+
+
+@register_loss("lncc_dvf")
+def create_lncc_dvf(
+    kernel_size: int | Sequence[int] = 9,
+    smooth_nr: float = 1e-4,
+    smooth_dr: float = 1e-2,
+    image_weight: float = 1.0,
+    dvf_weight: float = 1.0,
+    smooth_weight: float = 0.0,
+    **_: object,
+) -> nn.Module:
+    """LNCC plus supervision by the true displacement field."""
+    return LNCCWithDVFSupervision(kernel_size, smooth_nr, smooth_dr, image_weight, dvf_weight, smooth_weight)

@@ -1,0 +1,113 @@
+"""The loss registry, and what several losses share."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..registry import Registry
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., nn.Module])
+
+MIN_SMOOTH_NR = 1e-4
+MIN_SMOOTH_DR = 1e-2
+
+LOSS_REGISTRY: Registry[nn.Module] = Registry("loss")
+"""Factories by name: each takes the keys of the config's ``loss`` section and returns an ``nn.Module``."""
+
+
+def register_loss(name: str) -> Callable[[F], F]:
+    """Decorator that registers a loss factory under ``name``; see :meth:`usreg.registry.Registry.register`."""
+    return LOSS_REGISTRY.register(name)
+
+
+def build_loss(cfg: Mapping[str, Any]) -> nn.Module:
+    """Build the loss of a config section: ``name``, and the factory's keys (``params`` is merged under them).
+
+    Returns:
+        A module called as ``loss(warped, fixed)`` or ``loss(warped, fixed, pred_dvf, gt_dvf)``, as its ``forward``
+        says, images (B, 1, D, H, W), fields (B, 3, D, H, W) in voxels; it returns a scalar to minimise.
+
+    Raises:
+        ConfigError: an unknown name, a key or value that the factory refuses.
+    """
+    return LOSS_REGISTRY.build(cfg)
+
+
+def validate_smoothing_params(smooth_nr: float, smooth_dr: float) -> tuple[float, float]:
+    """Raise LNCC's smoothing terms to what is safe in half precision.
+
+    A smaller ``smooth_dr`` divides by (nearly) zero where an image is constant: its square vanishes in float16.
+
+    Returns:
+        ``(smooth_nr, smooth_dr)``, at least 1e-4 and 1e-2. A change is logged, once for each pair of values.
+
+    Raises:
+        ValueError: a value that is not a finite number.
+    """
+    if not (math.isfinite(smooth_nr) and math.isfinite(smooth_dr)):
+        raise ValueError(f"smooth_nr = {smooth_nr} and smooth_dr = {smooth_dr} must be finite numbers")
+    raised = max(smooth_nr, MIN_SMOOTH_NR), max(smooth_dr, MIN_SMOOTH_DR)
+    if raised != (smooth_nr, smooth_dr):
+        _log_raised(smooth_nr, smooth_dr, *raised)
+    return raised
+
+
+@functools.cache
+def _log_raised(smooth_nr: float, smooth_dr: float, raised_nr: float, raised_dr: float) -> None:
+    logger.warning(
+        "LNCC: smooth_nr %g and smooth_dr %g are raised to %g and %g, which are safe in half precision",
+        *(smooth_nr, smooth_dr, raised_nr, raised_dr),
+    )
+
+
+def to_common_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors in one dtype: under mixed precision a loss gets float16, bfloat16 and float32 side by side."""
+    common = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return tuple(tensor.to(common) for tensor in tensors)
+
+
+def to_float32(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors in one dtype of at least float32, for sums over a volume, which overflow in float16."""
+    return tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in to_common_dtype(*tensors))
+
+
+def check_weights(**weights: float) -> None:
+    """Raise ValueError for a weight that is negative or not finite."""
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{name} is {weight}; it must be a finite number of 0 or more")
+
+
+def weighted_sum(warped: torch.Tensor, *terms: tuple[float, Callable[[], torch.Tensor]]) -> torch.Tensor:
+    """The sum of ``weight * term()``; a term of weight 0 is not computed.
+
+    Without any term the result is 0 and still depends on ``warped``, so that ``backward`` works.
+    """
+    total = None
+    for weight, term in terms:
+        if weight != 0:
+            value = weight * term()
+            total = value if total is None else total + value
+    return 0.0 * to_float32(warped)[0].sum() if total is None else total
+
+
+def soft_dice(pred: torch.Tensor, target: torch.Tensor, dim: tuple[int, ...], epsilon: float) -> torch.Tensor:
+    """Soft Dice ``(2 sum(p t) + eps) / (sum(p) + sum(t) + eps)`` over ``dim``, in float32; 1 is perfect overlap.
+
+    Args:
+        pred: values in [0, 1], any shape.
+        target: the same shape.
+        dim: the axes to sum over.
+        epsilon: keeps the quotient finite where both are empty.
+    """
+    pred, target = to_float32(pred, target)
+    return (2.0 * (pred * target).sum(dim) + epsilon) / (pred.sum(dim) + target.sum(dim) + epsilon)

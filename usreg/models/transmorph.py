@@ -1,0 +1,76 @@
+"""``transmorph3d``: MONAI's SwinUNETR, a transformer with a convolutional decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.nets.swin_unetr import SwinUNETR
+from torch import nn
+
+from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, zero_init
+from .utils import register_model
+
+MULTIPLE = 32
+"""SwinUNETR halves five times."""
+LEVELS = 4
+
+
+@register_model("transmorph3d")
+def create_transmorph3d(
+    image_size: Sequence[int],
+    feature_size: int = 48,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    num_heads: Sequence[int] = (3, 6, 12, 24),
+    window_size: int | Sequence[int] = 7,
+    drop_rate: float = 0.0,
+    attn_drop_rate: float = 0.0,
+    dropout_path_rate: float = 0.0,
+    use_checkpoint: bool = False,
+    warp_mode: str = "bilinear",
+    warp_padding_mode: str = "border",
+    **_: object,
+) -> nn.Module:
+    """Deformable registration by MONAI's SwinUNETR.
+
+    Args:
+        image_size: (D, H, W), each divisible by 32, and one of them 64 or more.
+        feature_size: channels of the first level, a multiple of 12.
+        depths: attention blocks of each of the four levels.
+        num_heads: attention heads of each of the four levels.
+        window_size: side of the attention windows, in tokens; one for all axes or one per axis.
+        drop_rate, attn_drop_rate, dropout_path_rate: dropout of features, attention weights and whole blocks.
+        use_checkpoint: recompute activations in the backward pass, to save memory.
+        warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
+    """
+    check_size(image_size)
+    check_at_least_one(feature_size=feature_size)
+    for key, values in (("depths", depths), ("num_heads", num_heads)):
+        if len(values) != LEVELS:
+            raise ValueError(f"{key} is {list(values)}; it must have {LEVELS} entries, one per level")
+    network = SwinUNETR(
+        in_channels=IN_CHANNELS,
+        out_channels=SPATIAL_DIMS,
+        spatial_dims=SPATIAL_DIMS,
+        feature_size=feature_size,
+        depths=tuple(depths),
+        num_heads=tuple(num_heads),
+        window_size=window_size if isinstance(window_size, int) else tuple(window_size),
+        drop_rate=drop_rate,
+        attn_drop_rate=attn_drop_rate,
+        dropout_path_rate=dropout_path_rate,
+        use_checkpoint=use_checkpoint,
+    )
+    zero_init(network.out)
+    return RegistrationModel(network, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
+
+
+def check_size(image_size: Sequence[int]) -> None:
+    """Raise ValueError for a size that SwinUNETR cannot take, naming the nearest that it can."""
+    nearest = [max(MULTIPLE, round(length / MULTIPLE) * MULTIPLE) for length in image_size]
+    if max(nearest) == MULTIPLE:  # one voxel at the coarsest level, over which nothing can be normalised
+        nearest[nearest.index(max(nearest))] = 2 * MULTIPLE
+    if nearest != list(image_size):
+        raise ValueError(
+            f"image_size is {list(image_size)}; transmorph3d needs sizes divisible by {MULTIPLE}, at least one of them "
+            f"{2 * MULTIPLE} or more, such as {nearest}"
+        )

@@ -1,0 +1,61 @@
+"""``unetreg3d``: MONAI's UNet with a convolution that reads the field from its features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from monai.networks.nets.unet import UNet
+from torch import nn
+
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, zero_init
+from .utils import register_model
+
+
+@register_model("unetreg3d")
+def create_unetreg3d(
+    in_channels: int = 2,
+    out_channels: int = 3,
+    channels: Sequence[int] = (16, 32, 64, 128, 256),
+    strides: Sequence[int] = (2, 2, 2, 2),
+    num_res_units: int = 2,
+    warp_mode: str = "bilinear",
+    warp_padding_mode: str = "border",
+    **_: object,
+) -> nn.Module:
+    """Deformable registration by MONAI's UNet.
+
+    Args:
+        in_channels: 2, the moving and the fixed image.
+        out_channels: 3, the components of the field.
+        channels: channels of each level, fine to coarse.
+        strides: downsampling between them, one fewer than ``channels``; any image size works.
+        num_res_units: residual convolutions per level; 0 for plain ones.
+        warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
+    """
+    check_in_channels(in_channels)
+    if out_channels != SPATIAL_DIMS:
+        raise ValueError(f"out_channels is {out_channels}; it must be 3, the field's components z, y and x")
+    if len(channels) < 2 or len(strides) != len(channels) - 1:
+        raise ValueError(
+            f"channels {list(channels)} and strides {list(strides)} do not fit: two or more levels of channels, and "
+            "one stride fewer than levels"
+        )
+    check_at_least_one(channels=min(channels), strides=min(strides), num_res_units=num_res_units + 1)
+    features = UNet(
+        spatial_dims=SPATIAL_DIMS,
+        in_channels=in_channels,
+        out_channels=channels[0],
+        channels=tuple(channels),
+        strides=tuple(strides),
+        num_res_units=num_res_units,
+    )
+    # A layer of its own: the UNet's last unit adds its input to its output, so no weights of it give a zero field.
+    to_field = nn.Conv3d(channels[0], out_channels, kernel_size=3, padding=1)
+    zero_init(to_field)
+    return RegistrationModel(
+        nn.Sequential(features, to_field),
+        multiple=math.prod(strides),
+        warp_mode=warp_mode,
+        warp_padding_mode=warp_padding_mode,
+    )
