@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.utils.data import DataLoader
+
+from usreg.datasets import build_dataset, collate, custom
+from usreg.datasets.custom import CustomDataset, SampleCache
+from usreg.errors import DataError, UsageError
+from usreg.metrics import MetricTable, evaluate_metrics, identity_inputs
+from usreg.metrics.landmarks import sample_at_points
+
+SIZE = (10, 12, 14)
+MOVING, FIXED = (20, 18, 16), (13, 15, 11)  # x, y, z of the files
+
+
+def volume(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return gaussian_filter(np.random.default_rng(seed).random(shape), 2).astype(np.float32)
+
+
+def label(shape: tuple[int, int, int], channels: int = 1) -> np.ndarray:
+    mask = np.zeros((*shape, channels), np.uint8)
+    for channel in range(channels):
+        mask[3 + channel : -3, 3:-3, 3:-3, channel] = 1
+    return mask[..., 0] if channels == 1 else mask
+
+
+class Folder:
+    """Writes small NIfTI files and a manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.affine = np.diag([0.5, 1.0, 2.0, 1.0])
+
+    def save(self, name: str, voxels: np.ndarray, affine: np.ndarray | None = None) -> str:
+        nib.save(nib.Nifti1Image(voxels, self.affine if affine is None else affine), self.path / name)
+        return name
+
+    def case(self, number: int = 0, channels: int = 0, **more: object) -> dict:
+        case: dict[str, object] = {
+            "moving": self.save(f"m{number}.nii.gz", volume(MOVING, number)),
+            "fixed": self.save(f"f{number}.nii.gz", volume(FIXED, 100 + number)),
+        }
+        if channels:
+            case["moving_label"] = self.save(f"ml{number}.nii.gz", label(MOVING, channels))
+            case["fixed_label"] = self.save(f"fl{number}.nii.gz", label(FIXED, channels))
+        return {**case, **more}
+
+    def manifest(self, *cases: dict, split: str = "train") -> str:
+        path = self.path / "manifest.json"
+        path.write_text(json.dumps({split: cases}))
+        return str(path)
+
+    def dataset(self, *cases: dict, **keys: object) -> CustomDataset:
+        return CustomDataset(self.manifest(*cases), **{"image_size": SIZE, **keys})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    return Folder(tmp_path)
+
+
+def ramps(shape: tuple[int, int, int], axis: int) -> np.ndarray:
+    """A volume that holds each voxel's own index along one axis."""
+    return np.indices(shape)[axis].astype(np.float32)
+
+
+def test_sample_has_the_documented_contents(folder):
+    landmarks = {"moving_landmarks": [[1, 2, 3]], "fixed_landmarks": [[3, 2, 1]]}
+    mask = folder.save("mask.nii.gz", label(FIXED))
+    sample = folder.dataset(folder.case(channels=2, fixed_mask=mask, site="A", modality="MR-US", **landmarks))[0]
+    shapes = {key: tuple(value.shape) for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    assert shapes == {
+        "moving": (1, *SIZE),
+        "fixed": (1, *SIZE),
+        "moving_label": (2, *SIZE),
+        "fixed_label": (2, *SIZE),
+        "fixed_mask": (1, *SIZE),
+        "moving_points": (1, 3),
+        "fixed_points": (1, 3),
+        "spacing": (3,),
+        "moving_spacing": (3,),
+    }
+    assert all(type(value) is torch.Tensor for value in sample.values() if isinstance(value, torch.Tensor))
+    assert all(sample[key].dtype == torch.float32 for key in shapes)
+    assert (sample["case"], sample["metadata"]) == ("train[0]", {"site": "A", "modality": "MR-US"})
+    for key in ("moving", "fixed"):
+        assert (sample[key].min(), sample[key].max()) == (0, 1)
+    assert set(sample["fixed_mask"].unique().tolist()) == {0.0, 1.0}
+
+
+def test_axes_run_z_y_x(folder):
+    """Each tensor axis follows the file's axis of that direction, whatever the size."""
+    for axis, tensor_axis in ((0, 3), (1, 2), (2, 1)):
+        image = folder.save("ramp.nii.gz", ramps(MOVING, axis))
+        case = {"moving": image, "fixed": folder.save("other.nii.gz", volume(FIXED, 0))}
+        moving = folder.dataset(case, normalize_intensity=False)[0]["moving"]
+        assert (moving.diff(dim=tensor_axis) > 0).all()
+        for other in {1, 2, 3} - {tensor_axis}:
+            assert moving.diff(dim=other).abs().max() < 1e-5
+
+
+def test_flipped_and_permuted_files_give_the_same_sample(folder):
+    voxels = volume(MOVING, 0)
+    straight = {"moving": folder.save("a.nii.gz", voxels), "fixed": folder.save("f.nii.gz", volume(FIXED, 0))}
+    affine = np.array([[0, 0, -0.5, 9.5], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1.0]])  # axes A, S, L
+    turned = {**straight, "moving": folder.save("b.nii.gz", voxels.transpose(1, 2, 0)[:, :, ::-1], affine)}
+    a, b = (folder.dataset(case)[0] for case in (straight, turned))
+    torch.testing.assert_close(a["moving"], b["moving"])
+    torch.testing.assert_close(a["moving_spacing"], b["moving_spacing"])
+    left = folder.dataset(straight, orientation="lps")[0]["moving"]
+    torch.testing.assert_close(left.flip(2, 3), a["moving"])
+
+
+def test_spacing_is_that_of_the_grid(folder):
+    sample = folder.dataset(folder.case())[0]
+    for key, shape in (("moving_spacing", MOVING), ("spacing", FIXED)):
+        expected = [shape[2] * 2.0 / SIZE[0], shape[1] * 1.0 / SIZE[1], shape[0] * 0.5 / SIZE[2]]
+        assert sample[key].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.0, 0.75)])
+def test_landmarks_follow_their_image(folder, spacing):
+    """Volumes that hold each voxel's own index say at a landmark's place which index the landmark had in the file."""
+    landmarks = [[5.0, 6.0, 7.0], [12.5, 9.25, 8.0]]
+    points = {"moving_landmarks": landmarks, "fixed_landmarks": [[1, 1, 1], [2, 2, 2]]}
+    affine = np.array([[0, 0, -0.5, 9.5], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1.0]])
+    for axis in range(3):
+        moving = folder.save(f"ramp{axis}.nii.gz", ramps(MOVING, axis), affine)
+        case = {"moving": moving, "fixed": folder.save("f.nii.gz", volume(FIXED, 0)), **points}
+        sample = folder.dataset(case, normalize_intensity=False, image_size=(31, 33, 35), spacing=spacing)[0]
+        values = sample_at_points(sample["moving"], sample["moving_points"])[:, 0]
+        assert values.tolist() == pytest.approx([landmark[axis] for landmark in landmarks], abs=2e-3)
+
+
+def test_masks_keep_their_volume(folder):
+    sample = folder.dataset(folder.case(channels=1))[0]
+    for side, shape in (("moving", MOVING), ("fixed", FIXED)):
+        inside = sample[f"{side}_label"]
+        fraction = label(shape).mean()
+        assert float(inside.mean()) == pytest.approx(fraction, rel=0.1)
+        assert float((inside > 0.5).float().mean()) == pytest.approx(fraction, rel=0.25)
+        assert (inside.min(), inside.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("modality", "default_is_ct", "is_ct"),
+    [("CT", False, True), ("ct", False, True), ("MR-US", True, False), ("MR-US", False, False), (None, True, True)],
+)
+def test_ct_window(folder, modality, default_is_ct, is_ct):
+    hounsfield = np.linspace(-2000, 2000, np.prod(MOVING)).reshape(MOVING).astype(np.float32)
+    case = {"moving": folder.save("m.nii.gz", hounsfield), "fixed": folder.save("f.nii.gz", hounsfield)}
+    case |= {"modality": modality} if modality else {}
+    sample = folder.dataset(case, default_is_ct=default_is_ct, ct_window=[0, 100])[0]
+    assert (0.4 < float((sample["moving"] == 1).float().mean()) < 0.6) == is_ct
+
+
+def test_quantiles_clip_outliers(folder):
+    voxels = volume(MOVING, 0)
+    voxels[10, 9, 8] = 1e6
+    case = {"moving": folder.save("m.nii.gz", voxels), "fixed": folder.save("f.nii.gz", voxels)}
+    assert folder.dataset(case)[0]["moving"].std() > 0.1
+    assert folder.dataset(case, quantile_range=[0, 1])[0]["moving"].std() < 0.1
+
+
+def test_nearly_empty_image_keeps_its_content(folder):
+    voxels = np.zeros(MOVING, np.float32)
+    voxels[8:10, 8:10, 8:10] = 5
+    case = {"moving": folder.save("m.nii.gz", voxels), "fixed": folder.save("f.nii.gz", voxels)}
+    assert folder.dataset(case)[0]["moving"].max() == 1
+
+
+def test_cases_without_labels_masks_and_points_get_empty_ones(folder):
+    points = {"moving_landmarks": [[1, 1, 1]], "fixed_landmarks": [[2, 2, 2]]}
+    full = folder.case(0, channels=2, moving_mask=folder.save("mm.nii.gz", label(MOVING)), **points)
+    data = folder.dataset(full, folder.case(1))
+    bare = data[1]
+    assert not bare["moving_label"].any()
+    assert bare["moving_mask"].all()
+    assert bare["fixed_points"].shape == (0, 3)
+    assert "fixed_mask" not in bare
+    batch = collate([data[0], data[1]])
+    assert batch["fixed_label"].shape == (2, 2, *SIZE)
+    values = evaluate_metrics(identity_inputs(batch))
+    assert values["dice"].isnan().tolist() == [[False, False], [True, True]]
+    assert values["tre"].isnan().tolist() == [False, True]
+
+
+def test_samples_are_the_same_in_workers_and_after_the_cache_is_full(folder, monkeypatch):
+    cases = [folder.case(i, channels=1) for i in range(3)]
+    data = folder.dataset(*cases)
+    monkeypatch.setattr(custom, "_CACHE_BYTES", 0)
+    uncached = folder.dataset(*cases)
+    loader = DataLoader(uncached, batch_size=None, num_workers=1)
+    for sample, expected in zip(loader, data, strict=False):
+        for key, value in expected.items():
+            assert torch.equal(sample[key], value) if isinstance(value, torch.Tensor) else sample[key] == value
+
+
+def test_changing_a_sample_does_not_change_the_next(folder):
+    data = folder.dataset(folder.case())
+    data[0]["moving"].zero_()
+    assert data[0]["moving"].any()
+
+
+def test_cache_is_bounded_and_not_sent_to_workers():
+    cache = SampleCache(limit=100)
+    cache.put(0, {"moving": torch.zeros(20), "case": "a"})
+    cache.put(1, {"moving": torch.zeros(20)})
+    assert cache.get(0) is not None
+    assert cache.get(1) is None
+    kind, arguments = cache.__reduce__()
+    assert kind(*arguments).get(0) is None
+
+
+def test_construction_reads_every_file_once(folder, monkeypatch):
+    read = []
+    original = custom.read_volume
+    monkeypatch.setattr(custom, "read_volume", lambda path: read.append(path.name) or original(path))
+    data = folder.dataset(folder.case(0, channels=1), folder.case(1, channels=1))
+    assert sorted(read) == sorted({*read})
+    assert len(read) == 8
+    assert [data[i]["case"] for i in (0, 1)] == ["train[0]", "train[1]"]
+    assert len(read) == 8
+
+
+def broken(folder: Folder, what: str) -> dict:
+    """A case with one fault."""
+    case = folder.case(1, channels=1)
+    points = {"moving_landmarks": [[1, 1, 1]], "fixed_landmarks": [[1, 1, 1]]}
+    if what == "missing":
+        case["fixed"] = "nowhere.nii.gz"
+    elif what == "truncated":
+        path = folder.path / "f1.nii.gz"
+        path.write_bytes(path.read_bytes()[:-200])
+    elif what == "channels":
+        case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING, 3))
+    elif what == "image channels":
+        case["moving"] = folder.save("m1.nii.gz", volume((*MOVING, 2), 0))
+    elif what == "label shape":
+        case["moving_label"] = folder.save("ml1.nii.gz", label(FIXED))
+    elif what == "label place":
+        case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING), np.eye(4))
+    elif what == "label values":
+        case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING) * 3)
+    elif what == "counts":
+        case |= {**points, "fixed_landmarks": [[1, 1, 1], [2, 2, 2]]}
+    elif what == "millimetres":
+        case |= {**points, "moving_landmarks": [[9.0, 30.0, 8.0]]}
+    elif what == "constant":
+        case["fixed"] = folder.save("f1.nii.gz", np.ones(FIXED, np.float32))
+    elif what == "no hounsfield":
+        case["modality"] = "CT"
+    return case
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("missing", r"train\[1\].fixed: .*nowhere.nii.gz: no such file"),
+        ("truncated", r"train\[1\].fixed: .*f1.nii.gz: the voxels cannot be read"),
+        ("channels", r"train\[1\]: 'moving_label' has 3, 'fixed_label' has 1 channels"),
+        ("image channels", r"train\[1\].moving: .*m1.nii.gz: has 2 channels; one is needed"),
+        ("label shape", r"train\[1\].moving_label: .*its shape is \(13, 15, 11\) and its image's \(20, 18, 16\)"),
+        ("label place", r"train\[1\].moving_label: .*voxels away from its image"),
+        ("label values", r"train\[1\].moving_label: .*values go from 0 to 3; they must be 0 to 1"),
+        ("counts", r"train\[1\]: 'moving_landmarks' has 1, 'fixed_landmarks' has 2 points"),
+        ("millimetres", r"train\[1\].moving_landmarks: landmark 0, .* is outside the image"),
+        ("constant", r"train\[1\].fixed: .*f1.nii.gz: all voxels have the value 1"),
+        ("no hounsfield", r"train\[1\].moving: .*no contrast in the CT window"),
+    ],
+)
+def test_faults_are_found_at_construction(folder, what, text):
+    with pytest.raises(DataError, match=text):
+        folder.dataset(folder.case(0, channels=1), broken(folder, what))
+
+
+def test_all_faulty_files_are_listed(folder):
+    cases = [folder.case(0), {**folder.case(1), "fixed": "a.nii.gz"}, {**folder.case(2), "moving": "b.nii.gz"}]
+    with pytest.raises(DataError, match=r"2 case\(s\)(.|\n)*train\[1\].fixed(.|\n)*train\[2\].moving"):
+        folder.dataset(*cases)
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"orientation": "RAR"}, "orientation must be three letters"),
+        ({"spacing": [1, 0, 1]}, "spacing must be three positive numbers"),
+        ({"quantile_range": [0.9, 0.1]}, "quantile_range must be two rising numbers"),
+        ({"quantile_range": [1, 99]}, "from 0.0 to 1.0"),
+        ({"ct_window": [100]}, "ct_window"),
+        ({"image_size": [8, 8, 8.5]}, "image_size"),
+    ],
+)
+def test_impossible_values_are_refused(folder, keys, text):
+    with pytest.raises(ValueError, match=text):
+        folder.dataset(folder.case(), **keys)
+
+
+def test_build_dataset_reads_the_split_of_its_section(folder):
+    section = {"name": "custom_dataset", "json_file": folder.manifest(folder.case(), split="val")}
+    assert build_dataset(section, split="val", image_size=SIZE)[0]["case"] == "val[0]"
+    with pytest.raises(UsageError, match="has no list 'train'"):
+        build_dataset(section, split="train", image_size=SIZE)
+
+
+def test_real_prostate_pairs():
+    """The gland's Dice before registration on the validation cases of the MR to ultrasound pairs of DeepReg."""
+    root = os.environ.get("USREG_DATA", "")
+    manifest = Path(root) / "mrus_prostate" / "manifest.json"
+    if not root or not manifest.is_file():
+        pytest.skip("set USREG_DATA to the folder that holds mrus_prostate/manifest.json to run this test")
+    data = CustomDataset(str(manifest), (48, 48, 48), split="val")
+    table = MetricTable()
+    table.update("identity", evaluate_metrics(identity_inputs(collate([data[i] for i in range(len(data))]))))
+    assert table.means("identity")["dice_label0"] == pytest.approx(0.58, abs=0.015)

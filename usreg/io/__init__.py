@@ -1,0 +1,9 @@
+"""Reading files: volumes, landmarks and the manifest of ``custom_dataset``."""
+
+from __future__ import annotations
+
+from .images import VolumeHeader, read_header, read_volume
+from .landmarks import read_landmarks
+from .manifest import Case, read_manifest
+
+__all__ = ["Case", "VolumeHeader", "read_header", "read_landmarks", "read_manifest", "read_volume"]

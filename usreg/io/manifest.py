@@ -1,0 +1,160 @@
+"""Reading the JSON manifest of ``custom_dataset``: which files belong to which case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import DataError
+from ..registry import did_you_mean
+
+IMAGES = ("moving", "fixed")
+LABELS = ("moving_label", "fixed_label")
+MASKS = ("moving_mask", "fixed_mask")
+LANDMARKS = ("moving_landmarks", "fixed_landmarks")
+OPTIONAL = (*LABELS, *MASKS, *LANDMARKS)
+
+_PAIRED = (LABELS, LANDMARKS)
+_KNOWN = (*IMAGES, *OPTIONAL)
+_LISTED = 10  # faulty cases that an error lists
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair of the manifest.
+
+    Attributes:
+        where: place in the manifest for messages, such as ``"train[3]"``.
+        name: the case's ``case`` or ``subject_id`` from the manifest, else ``where``.
+        files: absolute paths by key: images, labels, masks and landmark files.
+        points: landmarks written as a list into the manifest, by key.
+        modality: its modality, None where the manifest gives none.
+        metadata: every other key and the modality, as strings.
+    """
+
+    where: str
+    name: str
+    files: Mapping[str, Path]
+    points: Mapping[str, list[Any]]
+    modality: str | None
+    metadata: Mapping[str, str]
+
+    def has(self, key: str) -> bool:
+        """Whether the manifest gives this key of the case."""
+        return key in self.files or key in self.points
+
+    def landmarks(self, key: str) -> Path | list[Any]:
+        """The file or the list of the landmarks under ``key``."""
+        return self.files[key] if key in self.files else self.points[key]
+
+
+def read_manifest(json_file: Path, split: str) -> list[Case]:
+    """Read the cases of one list of a manifest.
+
+    Args:
+        json_file: the manifest; relative paths in it are relative to its folder.
+        split: the name of the list: ``"train"``, ``"val"``...
+
+    Raises:
+        DataError: no such file, no JSON, no such list, an empty list, a case without one of its images or with a
+            label or landmarks for one image alone, a value of a wrong type, or a pair listed in two splits. The text
+            lists all faulty cases.
+    """
+    content = _read_json(json_file)
+    entries = content.get(split)
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{json_file}: has no list '{split}', only {sorted(content)}; a manifest is "
+            f'{{"train": [{{"moving": "a.nii.gz", "fixed": "b.nii.gz"}}, ...], "val": [...]}}'
+        )
+    if not entries:
+        raise DataError(f"{json_file}: the list '{split}' is empty; it needs at least one case")
+    numbered = [(f"{split}[{index}]", entry) for index, entry in enumerate(entries)]
+    cases = each_case(json_file, numbered, lambda item: _case(json_file.parent, *item))
+    _check_splits(json_file, split, cases, content)
+    return cases
+
+
+def each_case(json_file: Path, items: Iterable[S], action: Callable[[S], T]) -> list[T]:
+    """Do something with every case, and raise one DataError that lists what was wrong with all of them."""
+    results, problems = [], []
+    for item in items:
+        try:
+            results.append(action(item))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        listed = problems[:_LISTED]
+        if len(problems) > len(listed):
+            listed.append(f"... and {len(problems) - len(listed)} more cases")
+        raise DataError("\n".join([f"{json_file}: {len(problems)} case(s) cannot be used:", *listed]))
+    return results
+
+
+def _read_json(json_file: Path) -> dict[str, Any]:
+    if not json_file.is_file():
+        raise DataError(f"{json_file}: no such file; json_file must be the path of a JSON manifest")
+    try:
+        content = json.loads(json_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{json_file}: is not a JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{json_file}: holds a {type(content).__name__}; a manifest is an object with lists of cases")
+    return content
+
+
+def _case(folder: Path, where: str, entry: Any) -> Case:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: is {entry!r}; a case is an object such as {{'moving': PATH, 'fixed': PATH}}")
+    given = {key: value for key, value in entry.items() if value is not None}
+    _check_pairs(where, given)
+    points = {key: given[key] for key in LANDMARKS if isinstance(given.get(key), list)}
+    files = {key: _path(folder, where, key, given[key]) for key in _KNOWN if key in given and key not in points}
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    metadata = {key: value for key, value in metadata.items() if key not in _KNOWN}
+    name = metadata.get("case", metadata.get("subject_id", where))
+    return Case(where, name, files, points, metadata.get("modality"), metadata)
+
+
+def _check_pairs(where: str, given: Mapping[str, Any]) -> None:
+    others = [key for key in given if key not in _KNOWN]
+    for key in IMAGES:
+        if key not in given:
+            raise DataError(f"{where}: '{key}' is missing; a case needs both images.{did_you_mean(key, others)}")
+    for pair in _PAIRED:
+        there = [key for key in pair if key in given]
+        if len(there) == 1:
+            lacking = next(key for key in pair if key not in given)
+            raise DataError(
+                f"{where}: '{there[0]}' has no pair; add '{lacking}' or leave out both.{did_you_mean(lacking, others)}"
+            )
+
+
+def _path(folder: Path, where: str, key: str, value: Any) -> Path:
+    if not isinstance(value, str) or not value:
+        valid = "a path or a list of [x, y, z]" if key in LANDMARKS else "a path"
+        raise DataError(f"{where}.{key}: is {value!r}; it must be {valid}")
+    return _resolve(folder, value)
+
+
+def _resolve(folder: Path, path: str) -> Path:
+    return (folder / Path(path).expanduser()).resolve()
+
+
+def _check_splits(json_file: Path, split: str, cases: list[Case], content: Mapping[str, Any]) -> None:
+    """Raise where a pair of this list is also in another one: a validation on it would measure memory."""
+    own = {tuple(case.files[key] for key in IMAGES): case.where for case in cases}
+    for other, entries in content.items():
+        if other == split or not isinstance(entries, list):
+            continue
+        for index, entry in enumerate(entries):
+            paths = [entry.get(key) if isinstance(entry, dict) else None for key in IMAGES]
+            pair = tuple(_resolve(json_file.parent, path) for path in paths if isinstance(path, str))
+            if pair in own:
+                raise DataError(f"{json_file}: {own[pair]} and {other}[{index}] are the same pair; keep it in one list")

@@ -1,0 +1,67 @@
+"""Metrics of a displacement field: smoothness, folding, and the distance to the true field where that is known.
+
+Fields are (B, 3, D, H, W) in voxels, channels z, y, x, pull-back: the point x of the fixed image is found at
+``x + ddf(x)`` in the moving one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from usreg_kernels import gradient_smoothness_loss
+
+from .utils import register_metric
+
+_LOG_FLOOR = 1e-6
+"""Determinants below this are raised to it before the logarithm, which folded voxels do not have."""
+
+
+def jacobian_determinant(ddf: torch.Tensor) -> torch.Tensor:
+    """Determinant of the Jacobian of ``x + ddf(x)`` at every voxel.
+
+    1 where nothing changes, above 1 where the fixed image's voxel covers more than a voxel of the moving image, 0 or
+    less where the field folds. Derivatives are central differences, one-sided at the volume's faces.
+
+    Args:
+        ddf: (B, 3, D, H, W) in voxels, every size 2 or more.
+
+    Returns:
+        (B, D, H, W), without unit.
+    """
+    rows = torch.stack(torch.gradient(ddf, dim=(2, 3, 4)), dim=2)  # (B, component, derivative, D, H, W)
+    jacobian = rows + torch.eye(3, device=ddf.device, dtype=ddf.dtype).reshape(1, 3, 3, 1, 1, 1)
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(1) for row in jacobian.unbind(1))
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+@register_metric("grad_l2")
+def gradient_l2(ddf: torch.Tensor) -> torch.Tensor:
+    """Sum over the axes of the mean squared forward difference of the field, voxels^2 per voxel^2, 0 or more: (B,)."""
+    return torch.stack([gradient_smoothness_loss(field[None], penalty="l2", scheme="forward") for field in ddf])
+
+
+@register_metric("neg_jac_ratio")
+def folding_ratio(ddf: torch.Tensor) -> torch.Tensor:
+    """Fraction of the voxels whose Jacobian determinant is 0 or less, where the field folds, 0 to 1: (B,)."""
+    return (jacobian_determinant(ddf) <= 0).float().flatten(1).mean(1)
+
+
+@register_metric("jac_det_min")
+def smallest_jacobian(ddf: torch.Tensor) -> torch.Tensor:
+    """Smallest Jacobian determinant of the volume, above 0 for a field that does not fold: (B,)."""
+    return jacobian_determinant(ddf).flatten(1).amin(1)
+
+
+@register_metric("log_jac_std")
+def log_jacobian_std(ddf: torch.Tensor) -> torch.Tensor:
+    """Standard deviation over the voxels of the logarithm of the Jacobian determinant, 0 for an affine field: (B,).
+
+    Determinants below 1e-6, the folded ones too, count as 1e-6.
+    """
+    return jacobian_determinant(ddf).clamp(min=_LOG_FLOOR).log().flatten(1).std(1, correction=0)
+
+
+@register_metric("epe")
+def end_point_error(ddf: torch.Tensor, dvf: torch.Tensor) -> torch.Tensor:
+    """Mean over the voxels of the Euclidean distance between predicted and true displacement, in voxels: (B,)."""
+    return (ddf - dvf).norm(dim=1).flatten(1).mean(1)

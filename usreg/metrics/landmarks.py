@@ -1,0 +1,55 @@
+"""Target registration error: how far from its true place the field sends each landmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from .utils import register_metric
+
+
+def sample_at_points(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Trilinear values of a field (C, D, H, W) at points (N, 3) in voxels z, y, x: (N, C).
+
+    Points outside the volume get the value of its nearest face.
+    """
+    size = torch.tensor(field.shape[1:], device=points.device, dtype=points.dtype)
+    normalised = 2 * points / (size - 1).clamp(min=1) - 1  # voxel centres of the two faces are at -1 and 1
+    grid = normalised.flip(-1).reshape(1, -1, 1, 1, 3).to(field.dtype)  # grid_sample wants x, y, z
+    values = F.grid_sample(field[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return values[0, :, :, 0, 0].T
+
+
+@register_metric("tre")
+def target_registration_error(
+    ddf: torch.Tensor,
+    fixed_points: Sequence[torch.Tensor],
+    moving_points: Sequence[torch.Tensor],
+    spacing: torch.Tensor | None = None,
+    moving_spacing: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean distance of ``p + ddf(p)`` to the corresponding moving point, over the fixed points p of each sample.
+
+    Both ends lie in the moving image, so its spacing turns voxels into mm.
+
+    Args:
+        ddf: (B, 3, D, H, W) in voxels, channels z, y, x; sampled trilinearly between voxels.
+        fixed_points: per sample (N, 3) in voxels z, y, x.
+        moving_points: per sample the corresponding (N, 3).
+        spacing: (B, 3) mm per voxel z, y, x, used where ``moving_spacing`` is absent.
+        moving_spacing: (B, 3) mm per voxel z, y, x of the moving image.
+
+    Returns:
+        (B,) in mm, or in voxels where no spacing is known; NaN for a sample without points.
+    """
+    scale = moving_spacing if moving_spacing is not None else spacing
+    errors = []
+    for number, (field, fixed, moving) in enumerate(zip(ddf, fixed_points, moving_points, strict=True)):
+        fixed, moving = fixed.to(field), moving.to(field)
+        offset = fixed + sample_at_points(field, fixed) - moving
+        if scale is not None:
+            offset = offset * scale[number].to(field)
+        errors.append(offset.norm(dim=1).mean())
+    return torch.stack(errors)

@@ -1,0 +1,62 @@
+"""Metrics of how well the warped moving label covers the fixed one, per sample and label channel.
+
+Labels are (B, L, D, H, W) in [0, 1]; a voxel is inside where the value exceeds 0.5. A channel that is empty in the
+fixed or in the moving label is absent there: its value is NaN.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
+from .utils import register_metric
+
+_INSIDE = 0.5
+
+
+def present_labels(moving_label: torch.Tensor, fixed_label: torch.Tensor) -> torch.Tensor:
+    """Whether both images have the structure, (B, L) bool: no field can match what one of them lacks."""
+    inside = [(label > _INSIDE).flatten(2).any(2) for label in (moving_label, fixed_label)]
+    return inside[0] & inside[1]
+
+
+@register_metric("dice")
+def dice_overlap(warped_label: torch.Tensor, moving_label: torch.Tensor, fixed_label: torch.Tensor) -> torch.Tensor:
+    """Dice coefficient ``2 |W and F| / (|W| + |F|)``, 0 to 1: (B, L); NaN for an absent label.
+
+    A structure that both images have and that the field moves out of the volume has Dice 0.
+    """
+    warped, fixed = warped_label > _INSIDE, fixed_label > _INSIDE
+    common = (warped & fixed).flatten(2).sum(2)
+    total = warped.flatten(2).sum(2) + fixed.flatten(2).sum(2)
+    dice = 2 * common / total
+    return dice.masked_fill(~present_labels(moving_label, fixed_label), torch.nan)
+
+
+@register_metric("hd95")
+def hausdorff_95(
+    warped_label: torch.Tensor, fixed_label: torch.Tensor, spacing: torch.Tensor | None = None
+) -> torch.Tensor:
+    """95th percentile of the symmetric Hausdorff distance of the surfaces: (B, L).
+
+    The larger of the two directed percentiles, as MONAI computes it; in mm where ``spacing`` (B, 3), mm per voxel
+    z, y, x of the fixed image, is known, else in voxels. NaN where one of the masks is empty.
+    """
+    warped, fixed = warped_label > _INSIDE, fixed_label > _INSIDE
+    distances = torch.full(warped.shape[:2], torch.nan, device=warped.device)
+    for b, channel in (warped.flatten(2).any(2) & fixed.flatten(2).any(2)).nonzero().tolist():
+        voxel = None if spacing is None else spacing[b].tolist()
+        distances[b, channel] = _hd95(warped[b, channel], fixed[b, channel], voxel)
+    return distances
+
+
+def _hd95(mask: torch.Tensor, reference: torch.Tensor, spacing: list[float] | None) -> torch.Tensor:
+    """HD95 of two masks (D, H, W) of which none is empty: a scalar tensor."""
+    with warnings.catch_warnings():  # MONAI 1.6 calls a function of its own with an argument that it deprecates
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        distance: torch.Tensor = compute_hausdorff_distance(
+            mask[None, None], reference[None, None], include_background=True, percentile=95, spacing=spacing
+        )
+    return distance.squeeze()

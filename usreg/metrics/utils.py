@@ -1,0 +1,128 @@
+"""The metric registry, evaluation of all metrics on a batch, and the table that averages them over a validation run."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from ..models.warp import warp
+from ..registry import Registry
+
+Metric: TypeAlias = Callable[..., torch.Tensor]
+
+METRIC_REGISTRY: Registry[torch.Tensor] = Registry("metric")
+register_metric = METRIC_REGISTRY.register
+"""Decorator that adds a metric. Its parameter names say its inputs: ``moving``, ``fixed``, ``warped``, ``ddf``,
+``warped_label`` and every key of the batch (``dvf``, ``moving_label``, ``fixed_label``, ``fixed_mask``,
+``fixed_points``, ``moving_points``, ``spacing``, ``moving_spacing``...). A parameter with a default may be missing.
+It returns one value per sample (B,), or one per sample and label (B, L), NaN where there is none."""
+
+
+def model_inputs(batch: Mapping[str, Any], warped: torch.Tensor, ddf: torch.Tensor) -> dict[str, Any]:
+    """The inputs of the metrics for a predicted field.
+
+    Moving labels are warped with trilinear interpolation; the metrics take as inside what exceeds 0.5, which follows
+    the boundary below a voxel, where nearest-neighbour warping would snap to whole voxels.
+
+    Args:
+        batch: a collated batch, see :mod:`usreg.datasets.utils`.
+        warped: (B, 1, D, H, W), the moving image warped with ``ddf``.
+        ddf: (B, 3, D, H, W) in voxels, channels z, y, x, pull-back (fixed to moving).
+
+    Returns:
+        The batch, ``warped``, ``ddf`` and, for a batch with labels, ``warped_label`` (B, L, D, H, W); floating-point
+        tensors are float32.
+    """
+    inputs = {key: _single(value) for key, value in batch.items()}
+    inputs["warped"], inputs["ddf"] = _single(warped), _single(ddf)
+    if "moving_label" in inputs:
+        inputs["warped_label"] = warp(inputs["moving_label"], inputs["ddf"], "bilinear", "border")
+    return inputs
+
+
+def identity_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of the metrics for no registration: a field of zeros, so that nothing moves."""
+    moving = batch["moving"]
+    inputs = {key: _single(value) for key, value in batch.items()}
+    inputs["warped"] = inputs["moving"]
+    inputs["ddf"] = torch.zeros(len(moving), 3, *moving.shape[2:], device=moving.device)
+    if "moving_label" in inputs:
+        inputs["warped_label"] = inputs["moving_label"]
+    return inputs
+
+
+def _single(value: Any) -> Any:
+    """Floating-point tensors without gradient and in float32, whatever precision the model ran in."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().float() if value.is_floating_point() else value.detach()
+    return value
+
+
+def missing_inputs(name: str, inputs: Mapping[str, Any]) -> list[str]:
+    """The inputs that a metric needs and that are absent: not there, or None."""
+    parameters = METRIC_REGISTRY.accepted(name).parameters
+    return [key for key, p in parameters.items() if p.default is inspect.Parameter.empty and inputs.get(key) is None]
+
+
+@torch.no_grad()
+def evaluate_metrics(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor | None]:
+    """Every registered metric on one batch.
+
+    Returns:
+        By metric, the values (B,) or, per label, (B, L), NaN where there is no value; None for a metric whose inputs
+        are absent.
+    """
+    values: dict[str, torch.Tensor | None] = {}
+    for name, metric in METRIC_REGISTRY.items():
+        if missing_inputs(name, inputs):
+            values[name] = None
+            continue
+        wanted = METRIC_REGISTRY.accepted(name).parameters
+        values[name] = metric(**{key: inputs[key] for key in wanted if inputs.get(key) is not None})
+    return values
+
+
+class MetricTable:
+    """Averages metrics over the samples of a validation run, in columns such as ``"model"`` and ``"identity"``.
+
+    A metric per label is averaged over a sample's labels first, then over the samples; where there are several labels,
+    each has also a row of its own: ``dice``, ``dice_label0``, ``dice_label1``... NaN, a sample without a value, does
+    not count. A row without any value is None: absent, not 0.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, list[torch.Tensor]]] = defaultdict(lambda: defaultdict(list))
+
+    def update(self, column: str, values: Mapping[str, torch.Tensor | None]) -> None:
+        """Add a batch's values, as :func:`evaluate_metrics` returns them. Nothing is copied from the device yet."""
+        for name, value in values.items():
+            rows = self._values[column][name]
+            if value is not None:
+                rows.extend(value.detach().reshape(len(value), -1))
+
+    def means(self, column: str) -> dict[str, float | None]:
+        """The mean of each metric over all samples added so far, None where it is absent."""
+        means: dict[str, float | None] = {}
+        for name, samples in self._values[column].items():
+            per_label = _pad_with_nan(samples)  # (samples, L)
+            means[name] = _mean(per_label.nanmean(dim=1))
+            if per_label.shape[1] > 1:
+                means |= {f"{name}_label{i}": _mean(label) for i, label in enumerate(per_label.unbind(dim=1))}
+        return means
+
+
+def _pad_with_nan(samples: list[torch.Tensor]) -> torch.Tensor:
+    """Rows of different lengths as one float64 tensor (samples, L) on the CPU."""
+    if not samples:
+        return torch.full((1, 1), torch.nan, dtype=torch.float64)
+    padded = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True, padding_value=torch.nan)
+    return padded.cpu().double()
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    mean = float(values.nanmean())
+    return None if mean != mean else mean
