@@ -1,0 +1,224 @@
+"""The command line: whatever the user can put right ends with code 2 and a message, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from usreg.train import main
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "quick_drawing")
+
+
+def save_volume(path: Path, shape: tuple[int, ...] = (8, 8, 8)) -> str:
+    values = np.random.default_rng(0).random(shape).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    return path.name
+
+
+@pytest.fixture
+def manifest(tiny_file: Path) -> Path:
+    """A manifest of one good case for training and one for validation, beside the tiny config."""
+    folder = tiny_file.parent
+    train = {key: save_volume(folder / f"{key}.nii.gz") for key in ("moving", "fixed")}
+    val = {key: save_volume(folder / f"val_{key}.nii.gz") for key in ("moving", "fixed")}
+    path = folder / "cases.json"
+    path.write_text(json.dumps({"train": [train], "val": [val]}))
+    return path
+
+
+def custom(manifest: Path) -> list[str]:
+    return [f"{split}_dataset={{name: custom_dataset, json_file: {manifest}}}" for split in ("train", "val")]
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run, expect a refusal that leaves nothing behind, and return its text."""
+    before = set(Path().iterdir())
+    assert main(list(arguments)) == 2
+    assert set(Path().iterdir()) == before
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "Traceback" not in error
+    return error
+
+
+def test_trains(tiny_file, capsys):
+    assert main(["training.epochs=1", "--config", str(tiny_file), "loss.dvf_weight=0.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "identity" in shown
+    assert "\x1b" not in shown  # no control characters where the output is no terminal
+    assert "\r" not in shown
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_trains_on_files(tiny_file, manifest):
+    assert main(["--config", str(tiny_file), *custom(manifest), "loss={name: lncc}", "training.epochs=1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["trainig.epochs=3"], ["trainig", "Did you mean 'training'"]),
+        (["training.epoch=3"], ["training.epoch", "epochs", "command line"]),
+        (["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
+        (["optimizer.name=sgd"], ["optimizer.name", "Adam or AdamW"]),
+        (["optimizer.lr=???"], ["optimizer.lr"]),
+        (["training.epochs=-1"], ["training.epochs", "at least 1"]),
+        (["image_size=[16,16]"], ["image_size", "[D, H, W]"]),
+        (["device=cuda:99"], ["cuda:99", "cpu"]),
+        (["plugins=[no_such_module]"], ["no_such_module"]),
+        (["loss.name=lnc"], ["lnc", "lncc"]),
+        (["model={name: localnet}"], ["localnet3d"]),
+        (["train_dataset.name=deepreg"], ["deepreg_synthetic"]),
+        (["loss.kernel_size=4"], ["kernel_size", "odd"]),
+        (["loss.window=9"], ["window"]),
+        (["train_dataset.num_samples=0"], ["num_samples"]),
+        (["training.resume=absent.pt"], ["absent.pt", "training.resume"]),
+        (["training.save_dir=tiny.yaml/run"], ["tiny.yaml/run", "training.save_dir"]),
+        (["epochs"], ["key=value"]),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) and "=" in x[0] else "",
+)
+def test_bad_settings(tiny_file, capsys, overrides, parts):
+    error = refuse(capsys, "--config", str(tiny_file), *overrides)
+    for part in parts:
+        assert part in error
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "no configuration file"),
+        ("[1, 2", "not a valid configuration file"),
+        ("- 1\n- 2", "top level"),
+        ("project: x", "missing"),
+        ("project: !!python/object/apply:os.mkdir [ran]", "not a valid configuration file"),
+    ],
+)
+def test_bad_config_files(tiny_file, capsys, content, part):
+    file = tiny_file.with_name("other.yaml")
+    if content is not None:
+        file.write_text(content)
+    assert part in refuse(capsys, "--config", str(file))
+
+
+def change(manifest: Path, **keys: object) -> None:
+    """Change the training case of a manifest; None removes a key."""
+    content = json.loads(manifest.read_text())
+    content["train"][0] = {k: v for k, v in (content["train"][0] | keys).items() if v is not None}
+    manifest.write_text(json.dumps(content))
+
+
+def corrupt(manifest: Path) -> None:
+    volume = manifest.with_name("moving.nii.gz")
+    volume.write_bytes(volume.read_bytes()[:-20])
+
+
+def uneven_label(manifest: Path) -> None:
+    labels = {f"{side}_label": save_volume(manifest.with_name(f"{side}_label.nii.gz")) for side in ("moving", "fixed")}
+    save_volume(manifest.with_name("moving_label.nii.gz"), (8, 8, 6))
+    change(manifest, **labels)
+
+
+def lonely_label(manifest: Path) -> None:
+    change(manifest, moving_label=save_volume(manifest.with_name("moving_label.nii.gz")))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (lambda m: m.unlink(), ["cases.json"]),
+        (lambda m: m.write_text("{"), ["cases.json"]),
+        (lambda m: m.write_text('{"train": [], "val": []}'), ["cases.json", "train"]),
+        (lambda m: change(m, fixed=None), ["fixed"]),
+        (lambda m: change(m, fixed="absent.nii.gz"), ["absent.nii.gz"]),
+        (corrupt, ["moving.nii.gz"]),
+        (lambda m: m.with_name("fixed.nii.gz").write_bytes(b"no volume"), ["fixed.nii.gz"]),
+        (uneven_label, ["moving_label", "8"]),
+        (lonely_label, ["moving_label", "fixed_label"]),
+    ],
+    ids=[
+        "no manifest", "no JSON", "empty", "missing key", "missing file", "cut short", "no NIfTI", "unequal shapes",
+        "label without pair",
+    ],
+)  # fmt: skip
+def test_bad_data(tiny_file, manifest, capsys, spoil, parts):
+    spoil(manifest)
+    error = refuse(capsys, "--config", str(tiny_file), *custom(manifest), "loss={name: lncc}")
+    for part in parts:
+        assert part in error
+
+
+def test_a_missing_tracker_is_named_with_its_command(tiny_file, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    error = refuse(capsys, "--config", str(tiny_file), "wandb.enabled=true")
+    assert 'pip install "usreg[wandb]"' in error
+
+
+def test_a_missing_library_is_named_with_its_command(tiny_file, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.logging", None)
+    monkeypatch.delitem(sys.modules, "rich", raising=False)
+    monkeypatch.setattr("usreg.train._run", lambda *_: __import__("accelerate_is_not_here"))
+    with pytest.raises(ModuleNotFoundError):  # a library that is not usreg's is the user's own bug
+        main([])
+
+    def without_monai(*_):
+        raise ModuleNotFoundError("No module named 'monai'", name="monai")
+
+    monkeypatch.setattr("usreg.train._run", without_monai)
+    assert main([]) == 2
+    assert 'pip install "usreg[train]"' in capsys.readouterr().err
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "key=value" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_run(tiny_file):
+    """The main process alone writes, a bad batch of one process is skipped by both, and none waits for ever."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--standalone",
+        "-m",
+        "usreg.train",
+    ]
+    overrides = ["train_dataset.num_samples=7", "training.epochs=2", "plugins=[broken]"]
+    plugin = """
+import math
+from usreg.datasets import register_dataset
+from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
+
+@register_dataset("broken")
+class Broken(DeepRegSynthetic):
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        if index == 5 and self.split == "train":
+            sample["moving"][0, 0, 0, 0] = math.nan
+        return sample
+"""
+    tiny_file.with_name("broken.py").write_text(plugin)
+    done = subprocess.run(
+        [*command, "--config", str(tiny_file), *overrides, "train_dataset.name=broken", "val_dataset.num_samples=3"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished in") == 1
+    assert "2 processes" in done.stdout
+    assert "2 skipped (NaN or Inf: 2 in the inputs)" in done.stdout
+    assert [path.name for path in Path().glob("run*")] == ["run"]

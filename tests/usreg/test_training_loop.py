@@ -1,0 +1,313 @@
+"""Whole runs of a tiny config: what they leave, how they resume, and what they do about NaN and Inf."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from usreg.config import load_config
+from usreg.datasets import DATASET_REGISTRY
+from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
+from usreg.errors import ConfigError, DataError, UsageError
+from usreg.losses import LOSS_REGISTRY
+from usreg.models import MODEL_REGISTRY
+from usreg.models.warp import warp
+from usreg.training import Stopped, load_checkpoint, train
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(a, b):
+    """Bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+class Restless(nn.Module):
+    """A model with batch normalisation and dropout: state beside the weights, and a use of the random generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Dropout(0.5), nn.Conv3d(4, 3, 1))
+
+    def forward(self, moving, fixed):
+        ddf = self.net(torch.cat([moving, fixed], dim=1))
+        return warp(moving, ddf), ddf
+
+
+@pytest.fixture(autouse=True)
+def restless(monkeypatch):
+    monkeypatch.setitem(MODEL_REGISTRY, "restless", Restless)
+
+
+RESTLESS = "model={name: restless}"
+
+
+def test_what_a_run_leaves(train_tiny, tmp_path):
+    result = train_tiny("tensorboard.enabled=true")
+    assert result.folder.resolve() == tmp_path / "run"
+    names = {"last.pt", "best_val_loss.pt", "best_epe.pt", "config.yaml", "metrics.csv", "curves.png"}
+    assert {path.name for path in result.folder.iterdir()} == names | {"pictures", "tensorboard"}
+    assert len(list((result.folder / "pictures").glob("*.png"))) == 2
+    assert list((result.folder / "tensorboard").iterdir())
+
+    table = rows(result.folder)
+    assert [row["epoch"] for row in table] == ["1", "2"]
+    assert [row["step"] for row in table] == ["3", "6"]
+    assert all(float(row[key]) for row in table for key in ("train_loss", "val_loss", "epe", "identity_epe"))
+    assert table[0]["dice"] == ""  # absent, not 0
+    assert result.evaluation.metrics["epe"] == pytest.approx(float(table[1]["epe"]), rel=1e-5)
+    assert result.evaluation.identity["jac_det_min"] == 1.0
+
+    again = load_config(result.folder / "config.yaml")
+    assert again.training.epochs == 2
+    assert load_checkpoint(result.folder / "last.pt")["config"]["model"]["channels"] == [4, 8]
+
+    shown = train_tiny.output.getvalue()
+    for text in ("epoch 1/2", "identity", "absent", "finished in", "run/", "best_epe.pt", "0 skipped"):
+        assert text in shown
+
+
+def test_pictures_are_drawn(tiny_file, fresh_accelerate):
+    result = train(load_config(tiny_file, ["training.epochs=1", "val_dataset.num_samples=1"]))
+    for picture in [result.folder / "curves.png", *(result.folder / "pictures").iterdir()]:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_overwritten(train_tiny):
+    first = train_tiny("training.epochs=1")
+    before = (first.folder / "last.pt").read_bytes()
+    second = train_tiny("training.epochs=1")
+    assert second.folder.name == "run-2"
+    assert (first.folder / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("model", [(), (RESTLESS,)], ids=["unet", "dropout"])
+@pytest.mark.parametrize("stop", ["training.epochs=1", "training.max_steps=4"], ids=["between epochs", "inside one"])
+def test_a_resumed_run_is_the_uninterrupted_one(train_tiny, model, stop):
+    whole = train_tiny("training.save_dir=whole", *model)
+    part = train_tiny("training.save_dir=part", stop, *model)
+    rest = train_tiny("training.save_dir=part", "training.resume=auto", *model)
+    assert rest.folder == part.folder
+
+    expected, got = (load_checkpoint(r.folder / "last.pt") for r in (whole, rest))
+    for key in ("model", "optimizer", "random"):
+        assert_same(expected[key], got[key])
+    ignored = {"samples_per_second"}
+    assert [{k: v for k, v in row.items() if k not in ignored} for row in rows(rest.folder)] == [
+        {k: v for k, v in row.items() if k not in ignored} for row in rows(whole.folder)
+    ]
+    assert rest.evaluation == whole.evaluation
+
+
+def test_resume_from_a_best_checkpoint_begins_a_new_folder(train_tiny):
+    first = train_tiny()
+    second = train_tiny("training.epochs=3", f"training.resume={first.folder / 'best_epe.pt'}")
+    assert second.folder.name == "run-2"
+    assert [row["epoch"] for row in rows(second.folder)] == ["1", "2", "3"]
+
+
+def test_resume_with_nothing_left(train_tiny):
+    train_tiny("training.epochs=1")
+    with pytest.raises(UsageError, match=r"1 epochs behind it.*larger training\.epochs"):
+        train_tiny("training.epochs=1", "training.resume=auto")
+
+
+def test_resume_of_another_model(train_tiny, tmp_path):
+    train_tiny("training.epochs=1")
+    with pytest.raises(ConfigError, match="another model"):
+        train_tiny("model.channels=[4,8,8]", "model.strides=[2,2]", "training.resume=run", "training.save_dir=new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_auto_without_a_checkpoint_trains_from_the_beginning(train_tiny):
+    train_tiny("training.epochs=1", "training.resume=auto")
+    assert "no checkpoint yet" in train_tiny.output.getvalue()
+
+
+def test_max_steps(train_tiny):
+    result = train_tiny("training.max_steps=2", "training.epochs=50")
+    assert load_checkpoint(result.folder / "last.pt")["progress"]["step"] == 2
+    assert result.evaluation is not None
+
+
+def test_without_validation(train_tiny):
+    result = train_tiny("training.val_every=0")
+    assert result.evaluation is None
+    assert not (result.folder / "best_val_loss.pt").exists()
+    assert (result.folder / "last.pt").exists()
+    assert (result.folder / "curves.png").exists()
+
+
+def test_the_last_epoch_is_validated(train_tiny):
+    result = train_tiny("training.val_every=2", "training.epochs=3")
+    assert [bool(row["val_loss"]) for row in rows(result.folder)] == [False, True, True]
+
+
+def test_workers(train_tiny):
+    alone = train_tiny("training.epochs=1")
+    helped = train_tiny("training.epochs=1", "training.num_workers=1")
+    assert helped.evaluation == alone.evaluation
+
+
+class Damaged(DeepRegSynthetic):
+    """The synthetic dataset with a NaN in chosen training samples."""
+
+    damaged: tuple[int, ...] = (3,)
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        if self.split == "train" and index in self.damaged:
+            sample["moving"][0, 3, 3, 3] = math.nan
+        return sample
+
+
+def test_a_bad_batch_is_skipped_and_leaves_no_trace(train_tiny, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY, "damaged", Damaged)
+    result = train_tiny(RESTLESS, "train_dataset.name=damaged")
+    assert result.skipped == 2
+    assert [row["skipped"] for row in rows(result.folder)] == ["1", "1"]
+    weights = load_checkpoint(result.folder / "last.pt")["model"]
+    assert all(w.isfinite().all() for w in weights.values())
+    assert math.isfinite(result.evaluation.loss)
+    assert "1 skipped (NaN or Inf: 1 in the inputs)" in train_tiny.output.getvalue()
+
+
+def test_a_run_of_bad_batches_ends_with_an_error_and_no_checkpoint(train_tiny, monkeypatch, tmp_path):
+    monkeypatch.setitem(DATASET_REGISTRY, "damaged", Damaged)
+    monkeypatch.setattr(Damaged, "damaged", range(6))
+    with pytest.raises(UsageError, match=r"epoch 1 trained nothing: 3 skipped .*check the images"):
+        train_tiny("train_dataset.name=damaged")
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+class InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.mean()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.full((2, 3, 16, 16, 16), math.inf)
+
+
+class Overflowing(nn.Module):
+    """Finite in value; the gradient overflows in the first step of each epoch of three."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, warped, fixed, pred_dvf, gt_dvf):
+        if torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls % 3 == 1:
+                return InfiniteGradient.apply(pred_dvf)
+        return (pred_dvf - gt_dvf).square().mean()
+
+
+def test_an_overflow_of_the_gradients_is_skipped(train_tiny, monkeypatch):
+    monkeypatch.setitem(LOSS_REGISTRY, "overflowing", Overflowing)
+    result = train_tiny("loss.name=overflowing")
+    assert result.skipped == 2
+    assert "1 in the gradients" in train_tiny.output.getvalue()
+    assert all(w.isfinite().all() for w in load_checkpoint(result.folder / "last.pt")["model"].values())
+
+
+class Faulty(nn.Module):
+    def forward(self, warped, fixed, pred_dvf=None, gt_dvf=None):
+        if pred_dvf is None:
+            return warped.mean()  # where a fallback to two arguments would end up, unnoticed
+        return len(3)
+
+
+def test_a_type_error_inside_the_loss_reaches_the_user(train_tiny, monkeypatch):
+    monkeypatch.setitem(LOSS_REGISTRY, "faulty", Faulty)
+    with pytest.raises(TypeError, match="has no len"):
+        train_tiny("loss.name=faulty")
+
+
+class Interrupting(nn.Module):
+    """Sends the interrupt of a Ctrl-C in the middle of the fifth training step."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, warped, fixed, pred_dvf, gt_dvf):
+        if torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+        return (pred_dvf - gt_dvf).square().mean()
+
+
+def test_ctrl_c_saves_after_the_step_and_says_how_to_go_on(train_tiny, monkeypatch):
+    monkeypatch.setitem(LOSS_REGISTRY, "interrupting", Interrupting)
+    with pytest.raises(Stopped, match=r"after step 5; .*training\.resume=run/last\.pt"):
+        train_tiny("loss.name=interrupting")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train_tiny("loss.name=interrupting", "training.resume=run/last.pt")
+    whole = train_tiny("loss.name=interrupting", "training.save_dir=whole", "training.max_steps=4")
+    assert load_checkpoint(resumed.folder / "last.pt")["progress"]["step"] == 6
+    assert rows(resumed.folder)[0]["train_loss"] == rows(whole.folder)[0]["train_loss"]
+
+
+class NotAPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(2, 3, 1)
+
+    def forward(self, moving, fixed):
+        return self.conv(torch.cat([moving, fixed], dim=1))
+
+
+class Unreduced(nn.Module):
+    def forward(self, warped, fixed):
+        return (warped - fixed).square()
+
+
+class Shapeless(DeepRegSynthetic):
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return sample | {"fixed": sample["fixed"][:, 1:]}
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("model={name: not_a_pair}", ConfigError, r"must return \(warped, ddf\)"),
+        ("loss={name: unreduced}", ConfigError, "one number"),
+        ("train_dataset.name=shapeless", DataError, r"moving \(1, 16, 16, 16\) and fixed \(1, 15, 16, 16\)"),
+        ("loss={name: lncc_dice}", ConfigError, "label"),
+    ],
+)
+def test_parts_that_do_not_fit_are_found_before_anything_is_written(
+    train_tiny, monkeypatch, tmp_path, override, error, message
+):
+    monkeypatch.setitem(MODEL_REGISTRY, "not_a_pair", NotAPair)
+    monkeypatch.setitem(LOSS_REGISTRY, "unreduced", Unreduced)
+    monkeypatch.setitem(DATASET_REGISTRY, "shapeless", Shapeless)
+    with pytest.raises(error, match=message):
+        train_tiny(override)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,142 @@
+"""The loop calls a loss by its signature, found once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from usreg.errors import ConfigError
+from usreg.models.warp import warp
+from usreg.training import LossCall
+
+WARPED, FIXED, MOVING = (torch.rand(1, 1, 4, 4, 4, generator=torch.Generator().manual_seed(s)) for s in range(3))
+DDF, DVF = torch.full((1, 3, 4, 4, 4), 0.5), torch.full((1, 3, 4, 4, 4), 0.25)
+LABEL = torch.ones(1, 2, 4, 4, 4)
+BATCH = {"moving": MOVING, "fixed": FIXED, "dvf": DVF, "moving_label": LABEL, "fixed_label": LABEL}
+
+
+class Recorder(nn.Module):
+    """Keeps what its subclasses' forward was called with."""
+
+    seen: tuple = ()
+
+    def keep(self, *values):
+        self.seen = values
+        return torch.zeros(())
+
+
+class ImageOnly(Recorder):
+    def forward(self, warped, fixed):
+        return self.keep(warped, fixed)
+
+
+class DVFAware(Recorder):
+    def forward(self, warped, fixed, pred_dvf=None, gt_dvf=None):
+        return self.keep(warped, fixed, pred_dvf, gt_dvf)
+
+
+class Starred(Recorder):
+    def forward(self, *images):
+        return self.keep(*images)
+
+
+class ThirdOptional(Recorder):
+    def forward(self, warped, fixed, sharpness=2.0):
+        return self.keep(warped, fixed, sharpness)
+
+
+class Labelled(Recorder):
+    def forward(self, warped, fixed, *, warped_label=None, fixed_label=None, moving_mask=None, sharpness=2.0):
+        return self.keep(warped_label, fixed_label, moving_mask, sharpness)
+
+
+class ByName(Recorder):
+    def forward(self, warped, fixed, *, pred_dvf, gt_dvf):
+        return self.keep(pred_dvf, gt_dvf)
+
+
+@pytest.mark.parametrize(
+    ("loss", "seen"),
+    [
+        (ImageOnly(), (WARPED, FIXED)),
+        (DVFAware(), (WARPED, FIXED, DDF, DVF)),
+        (Starred(), (WARPED, FIXED, DDF, DVF)),
+        (ThirdOptional(), (WARPED, FIXED, 2.0)),
+        (ByName(), (DDF, DVF)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_passes_what_the_signature_asks_for(loss, seen):
+    LossCall(loss)(WARPED, DDF, BATCH)
+    assert all(a is b or a == b for a, b in zip(loss.seen, seen, strict=True))
+
+
+def test_keyword_only_tensors_are_filled_and_absent_ones_are_none():
+    loss = Labelled()
+    LossCall(loss)(WARPED, DDF, BATCH)
+    warped_label, fixed_label, moving_mask, sharpness = loss.seen
+    torch.testing.assert_close(warped_label, warp(LABEL, DDF))
+    assert fixed_label is LABEL
+    assert moving_mask is None
+    assert sharpness == 2.0
+    LossCall(loss)(WARPED, DDF, {"moving": MOVING, "fixed": FIXED})
+    assert loss.seen[:2] == (None, None)
+
+
+def test_a_batch_without_field_gives_none():
+    loss = DVFAware()
+    LossCall(loss)(WARPED, DDF, {"moving": MOVING, "fixed": FIXED})
+    assert loss.seen[2] is DDF
+    assert loss.seen[3] is None
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "DataParallel"])
+@pytest.mark.parametrize(("loss", "aware"), [(ImageOnly(), False), (DVFAware(), True)])
+def test_looks_through_wrappers(wrap, loss, aware):
+    assert LossCall(wrap(loss)).dvf_aware is aware
+
+
+def test_plain_function():
+    assert LossCall(lambda warped, fixed: (warped - fixed).mean())(WARPED, DDF, BATCH) == (WARPED - FIXED).mean()
+
+
+class NeedsThree(nn.Module):
+    def forward(self, warped, fixed, atlas):
+        return warped
+
+
+class NeedsFive(nn.Module):
+    def forward(self, warped, fixed, pred_dvf, gt_dvf, atlas):
+        return warped
+
+
+class NeedsKeyword(nn.Module):
+    def forward(self, warped, fixed, *, atlas):
+        return warped
+
+
+class TakesOne(nn.Module):
+    def forward(self, warped):
+        return warped
+
+
+@pytest.mark.parametrize(
+    "loss", [NeedsThree(), NeedsFive(), NeedsKeyword(), TakesOne()], ids=lambda x: type(x).__name__
+)
+def test_a_signature_that_cannot_be_served_is_refused_at_once(loss):
+    with pytest.raises(ConfigError, match=r"forward\(warped, fixed, pred_dvf, gt_dvf\)") as error:
+        LossCall(loss)
+    assert type(loss).__name__ in str(error.value)
+    if not isinstance(loss, TakesOne):
+        assert "atlas" in str(error.value)
+
+
+class RaisesTypeError(nn.Module):
+    def forward(self, warped, fixed, pred_dvf=None, gt_dvf=None):
+        return warped + "a bug of the loss"
+
+
+def test_a_type_error_inside_the_loss_reaches_the_user():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        LossCall(RaisesTypeError())(WARPED, DDF, BATCH)

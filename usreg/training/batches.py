@@ -1,0 +1,114 @@
+"""Loading: batches whose order depends on the seed and the epoch alone, so that a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+EPOCH_STRIDE = 1_000_003
+"""Separates the random streams of (seed, epoch) pairs: a prime, so that near seeds and epochs do not meet."""
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of sample indices of one process.
+
+    Shuffled by (seed, epoch) when asked to; process ``rank`` takes every ``world``-th batch. In training all processes
+    take equally many, the first batches being used twice where they do not divide; in validation no sample is repeated.
+
+    Args:
+        size: number of samples.
+        batch_size: samples per batch; the last batch may be smaller.
+        seed: seed of the order; None keeps the samples in order, each exactly once.
+        rank: this process, from 0.
+        world: number of processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
+        self.size, self.batch_size, self.seed, self.rank, self.world = size, batch_size, seed, rank, world
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the batch of this process to begin with."""
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(self.size))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(self.seed * EPOCH_STRIDE + self.epoch)
+            order = torch.randperm(self.size, generator=generator).tolist()
+        batches = [order[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)]
+        if self.seed is not None:
+            batches += [batches[i % len(batches)] for i in range(-len(batches) % self.world)]
+        yield from batches[self.rank :: self.world][self.start :]
+
+    def __len__(self) -> int:
+        batches = -(-self.size // self.batch_size)
+        if self.seed is not None:
+            return -(-batches // self.world)
+        return len(range(self.rank, batches, self.world))
+
+
+class Batches:
+    """The batches of a dataset for one process, epoch by epoch.
+
+    Args:
+        dataset: samples by index.
+        sampler: which of them form this process' batches.
+        collate: makes a batch of a list of samples.
+        num_workers: loading processes; 0 loads in this one.
+        pin_memory: page-locked batches, for quicker transfers to a GPU.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        sampler: EpochBatches,
+        collate: Callable[[list[Any]], dict[str, Any]],
+        num_workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self.sampler = sampler
+        # Of its own, for the workers' seeds: those would otherwise be drawn from torch's global generator, and a run
+        # resumed inside an epoch draws them once more than an uninterrupted one.
+        self.generator = torch.Generator()
+        self.loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=min(num_workers, len(sampler)),
+            pin_memory=pin_memory,
+            generator=self.generator,
+            persistent_workers=min(num_workers, len(sampler)) > 0,
+            worker_init_fn=_leave_interrupts_to_the_main_process,
+        )
+
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """The samples."""
+        return self.loader.dataset
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples, over all processes."""
+        return len(cast(Sized, self.loader.dataset))
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Any]]:
+        """The batches of an epoch, from the ``start``-th of this process on."""
+        self.sampler.set_epoch(epoch, start)
+        self.generator.manual_seed((self.sampler.seed or 0) * EPOCH_STRIDE + epoch)
+        return iter(self.loader)
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch in this process."""
+        return len(self.sampler)
+
+
+def _leave_interrupts_to_the_main_process(_: int) -> None:
+    """Ctrl-C reaches the workers too; the main process still needs them to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

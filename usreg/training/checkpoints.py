@@ -1,0 +1,169 @@
+"""Checkpoints: what they hold, how they are written so that none is ever half a file, and how they are read safely."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError, DataError
+
+FORMAT = "usreg.checkpoint"
+FORMAT_VERSION = 1
+"""Raised when the meaning of an entry changes; a reader refuses versions that it does not know."""
+
+LAST = "last.pt"
+BEST_LOSS = "best_val_loss.pt"
+BEST_EPE = "best_epe.pt"
+
+ENTRIES = ("model", "optimizer", "scaler", "progress", "random", "config")
+"""The entries of a checkpoint beside its format: plain containers and tensors, so that loading runs no code."""
+
+NAMED_IN_ERRORS = 4
+"""Differing keys of each kind that an error spells out; it counts the others."""
+
+
+def save_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that ``path`` holds either the old file or the whole new one, also after a crash.
+
+    Args:
+        path: the file; its folder exists.
+        entries: a value for each of :data:`ENTRIES`.
+    """
+    content = {"format": FORMAT, "version": FORMAT_VERSION, **{key: entries[key] for key in ENTRIES}}
+    temporary = path.with_name(f".{path.name}.new")  # in the same folder: a rename within a file system is atomic
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, without running any code that it may hold (``weights_only=True``).
+
+    Raises:
+        DataError: there is no such file, it is not a checkpoint of usreg or is damaged, or its version is unknown.
+    """
+    if not path.is_file():
+        raise DataError(f"no checkpoint {path}; training.resume takes a checkpoint, a run's folder, or auto")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path} cannot be read as a checkpoint, it is damaged or of another program: {reason}"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path} is a file of torch but no checkpoint of usreg (it lacks format: {FORMAT})")
+    if content.get("version") != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has checkpoint version {content.get('version')}, this usreg reads version {FORMAT_VERSION}: "
+            "use the usreg that wrote it"
+        )
+    missing = [key for key in ENTRIES if key not in content]
+    if missing:
+        raise DataError(f"{path} is no whole checkpoint: it lacks {', '.join(missing)}")
+    return content
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Copy a checkpoint's weights into a model of the same architecture.
+
+    Raises:
+        ConfigError: the checkpoint is another model's; names the keys and shapes that differ, and both models.
+    """
+    theirs, ours = checkpoint["model"], model.state_dict()
+    differences = [
+        *_listed("missing in the checkpoint", [k for k in ours if k not in theirs]),
+        *_listed("unknown to the model", [k for k in theirs if k not in ours]),
+        *_listed(
+            "of another shape",
+            [
+                f"{k} {tuple(theirs[k].shape)} instead of {tuple(ours[k].shape)}"
+                for k in ours
+                if k in theirs and theirs[k].shape != ours[k].shape
+            ],
+        ),
+    ]
+    if differences:
+        raise ConfigError(
+            f"{path} is a checkpoint of another model: {'; '.join(differences)}. It was trained with "
+            f"model: {checkpoint['config'].get('model')}; give the same keys, or train without training.resume"
+        )
+    model.load_state_dict(theirs)
+
+
+def _listed(kind: str, keys: list[str]) -> list[str]:
+    if not keys:
+        return []
+    more = f" and {len(keys) - NAMED_IN_ERRORS} more" if len(keys) > NAMED_IN_ERRORS else ""
+    return [f"{kind}: {', '.join(keys[:NAMED_IN_ERRORS])}{more}"]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Restore an optimizer's moments; learning rate and weight decay stay those of the present config.
+
+    Raises:
+        ConfigError: the state does not belong to an optimizer of these weights.
+    """
+    kept = [{key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path} holds the state of another optimizer: {error}") from error
+    for group, settings in zip(optimizer.param_groups, kept, strict=True):
+        group.update(settings)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A checkpoint to go on from.
+
+    Attributes:
+        path: its file.
+        content: what :func:`load_checkpoint` read.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+
+def find_resume(resume: str | None, save_dir: str | None, project_folder: Path) -> Resume | None:
+    """The checkpoint that ``training.resume`` means, read; None without one.
+
+    Args:
+        resume: None; a checkpoint; a run's folder, meaning its last.pt; or ``auto``, the newest last.pt of ``save_dir``
+            (its numbered siblings and subfolders included) or, without one, of the project's runs.
+        save_dir: the config's ``training.save_dir``.
+        project_folder: where the project's runs are.
+
+    Raises:
+        DataError: the path holds no readable checkpoint. ``auto`` without any checkpoint is no error.
+    """
+    if resume is None:
+        return None
+    if resume != "auto":
+        path = Path(resume)
+        path = path / LAST if path.is_dir() else path
+        return Resume(path, load_checkpoint(path))
+    if save_dir is not None:
+        folder = Path(save_dir)
+        candidates = [folder / LAST, *folder.glob(f"*/{LAST}"), *folder.parent.glob(f"{folder.name}-[0-9]*/{LAST}")]
+    else:
+        candidates = list(project_folder.glob(f"*/{LAST}"))
+    existing = [path for path in candidates if path.is_file()]
+    if not existing:
+        return None
+    newest = max(existing, key=lambda path: path.stat().st_mtime_ns)
+    return Resume(newest, load_checkpoint(newest))

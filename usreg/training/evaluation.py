@@ -1,0 +1,88 @@
+"""Validation: loss and metrics of the model beside the metrics of the identity field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, send_to_device
+from torch import nn
+
+from ..metrics import MetricTable, evaluate_metrics, identity_inputs, model_inputs
+from .batches import Batches
+from .guard import nonfinite
+from .loss_call import LossCall
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a validation found.
+
+    Attributes:
+        loss: mean loss over the samples; None where every batch was skipped.
+        metrics: means by name; None where the dataset does not give a metric's inputs.
+        identity: the same for a field of zeros.
+        skipped: batches left out of loss and metrics for a NaN or Inf in inputs or outputs.
+    """
+
+    loss: float | None
+    metrics: dict[str, float | None]
+    identity: dict[str, float | None]
+    skipped: int
+
+
+class Evaluator:
+    """Validates a model on a fixed set of batches; the identity field's metrics are computed the first time only.
+
+    Args:
+        accelerator: the processes that share the batches.
+        model: the network itself, not its parallel wrapper: processes may have different numbers of batches.
+        loss_call: the loss.
+        batches: the validation batches of this process.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, loss_call: LossCall, batches: Batches) -> None:
+        self.accelerator, self.model, self.loss_call, self.batches = accelerator, model, loss_call, batches
+        self._identity: dict[str, float | None] | None = None
+
+    @torch.no_grad()
+    def run(self) -> Evaluation:
+        """Validate on all processes together; every one of them gets the result."""
+        if self.accelerator.num_processes > 1:
+            broadcast(list(self.model.buffers()))  # else each process would use running statistics of its own
+        self.model.eval()
+        records: list[dict[str, Any]] = []
+        for host_batch in self.batches.epoch():
+            batch = send_to_device(host_batch, self.accelerator.device, non_blocking=True)
+            records.append(self._record(batch))
+        return self._summary(gather_object(send_to_device(records, "cpu")))
+
+    def _record(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Loss and metrics of a batch; metrics left out where something is not finite."""
+        warped, ddf = self.model(batch["moving"], batch["fixed"])
+        loss = self.loss_call(warped, ddf, batch)
+        record: dict[str, Any] = {"samples": len(warped), "loss": None, "model": {}, "identity": {}}
+        if not nonfinite(batch["moving"], batch["fixed"], warped, ddf, loss):
+            record["loss"] = float(loss)
+            record["model"] = evaluate_metrics(model_inputs(batch, warped, ddf))
+        if self._identity is None and not nonfinite(batch["moving"], batch["fixed"]):
+            record["identity"] = evaluate_metrics(identity_inputs(batch))
+        return record
+
+    def _summary(self, records: list[dict[str, Any]]) -> Evaluation:
+        table = MetricTable()
+        for record in records:
+            for column in ("model", "identity"):
+                table.update(column, record[column])
+        if self._identity is None:
+            self._identity = table.means("identity")
+        good = [record for record in records if record["loss"] is not None]
+        samples = sum(record["samples"] for record in good)
+        return Evaluation(
+            loss=sum(r["loss"] * r["samples"] for r in good) / samples if samples else None,
+            metrics=table.means("model"),
+            identity=self._identity,
+            skipped=len(records) - len(good),
+        )

@@ -1,0 +1,87 @@
+"""The run's folder: its name, its creation, and what is in it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from ..errors import UsageError
+from .checkpoints import BEST_EPE, BEST_LOSS, LAST, Resume
+
+RUNS = Path("runs")
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+CURVES = "curves.png"
+PICTURES = "pictures"
+TENSORBOARD = "tensorboard"
+
+CONTENTS = {
+    LAST: "the weights and everything else that training.resume needs",
+    BEST_LOSS: "the checkpoint with the lowest validation loss",
+    BEST_EPE: "the checkpoint with the lowest endpoint error",
+    CONFIG: "every setting of this run, for --config",
+    METRICS: "loss and metrics of every epoch",
+    CURVES: "the same as curves",
+    PICTURES: "validation cases before and after registration",
+    TENSORBOARD: "event files for tensorboard --logdir",
+}
+"""What a finished run's folder may hold, and what each is for."""
+
+
+def project_folder(project: str | None) -> Path:
+    """Where the runs of a project are; characters that no folder should have become underscores."""
+    return RUNS / (re.sub(r"[^\w.-]+", "_", project or "").strip("._") or "default")
+
+
+def continues_in_place(resume: Resume | None, save_dir: str | None) -> bool:
+    """Whether a resumed run writes on in its old folder: only from its last.pt, unless ``save_dir`` says elsewhere.
+
+    From any other checkpoint the run would overwrite the later ones of that folder.
+    """
+    if resume is None or resume.path.name != LAST:
+        return False
+    return save_dir is None or Path(save_dir).resolve() == resume.path.parent.resolve()
+
+
+def make_run_folder(save_dir: str | None, project: str | None) -> Path:
+    """Create a new, empty and writable folder: ``save_dir``, or runs/<project>/<time>; a taken name gets a number.
+
+    Raises:
+        UsageError: the folder cannot be created or written to.
+    """
+    wanted = Path(save_dir) if save_dir is not None else project_folder(project) / time.strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not _is_empty_folder(folder):
+                continue
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        check_writable(folder)
+        return folder
+    raise AssertionError("unreachable")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UsageError where no file can be written to an existing folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot write to the run's folder {folder}: {error.strerror or error}. "
+        "Choose another one with training.save_dir=FOLDER"
+    )

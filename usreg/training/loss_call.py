@@ -1,0 +1,102 @@
+"""How the loop calls a loss: found once from its signature, so that an error raised inside the loss is never hidden."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from ..models.warp import warp
+
+BATCH_TENSORS = ("moving", "moving_label", "fixed_label", "moving_mask", "fixed_mask")
+"""Tensors of a batch that a loss may ask for by a keyword-only parameter of the same name."""
+
+EXTRAS = (*BATCH_TENSORS, "warped_label", "pred_dvf", "gt_dvf")
+"""Every name that a keyword-only parameter of a loss may have: those of the batch, and what the loop derives."""
+
+CONTRACT = (
+    "a loss is called as forward(warped, fixed), or as forward(warped, fixed, pred_dvf, gt_dvf) where it takes four "
+    f"positional arguments; keyword-only parameters may be named {', '.join(EXTRAS)}"
+)
+
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class LossCall:
+    """Calls a loss with what its signature asks for.
+
+    A loss whose ``forward`` takes four positional arguments (or ``*args``) gets ``(warped, fixed, pred_dvf, gt_dvf)``,
+    ``gt_dvf`` being None where the batch has no ``dvf``; any other gets ``(warped, fixed)``. Keyword-only parameters
+    named in :data:`EXTRAS` are filled too, with None where the batch lacks the tensor; ``warped_label`` is the moving
+    label under the predicted field, linear and differentiable.
+
+    Args:
+        loss: the loss module, possibly wrapped (``torch.compile``, a parallel wrapper) or a plain function.
+
+    Raises:
+        ConfigError: the loss needs arguments that the loop does not have.
+    """
+
+    def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
+        self.loss = loss
+        signature = inspect.signature(_signed(loss))
+        parameters = list(signature.parameters.values())
+        positional = [p for p in parameters if p.kind in POSITIONAL]
+        takes_any = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+        keyword_only = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+        self.dvf_aware = takes_any or len(positional) >= 4
+        self.extras = tuple(p.name for p in keyword_only if p.name in EXTRAS)
+        given = 4 if self.dvf_aware else 2
+        unfilled = [p.name for p in positional[given:] if p.default is inspect.Parameter.empty]
+        unfilled += [p.name for p in keyword_only if p.name not in EXTRAS and p.default is inspect.Parameter.empty]
+        if unfilled or (len(positional) < 2 and not takes_any):
+            needs = f"; nothing is known to pass as {', '.join(unfilled)}" if unfilled else ""
+            raise ConfigError(
+                f"{type(loss).__name__}.forward{signature} cannot be called by the loop{needs}: {CONTRACT}"
+            )
+
+    def __call__(self, warped: torch.Tensor, ddf: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
+        """The loss of a batch, a scalar.
+
+        Args:
+            warped: the warped moving image, (B, 1, D, H, W).
+            ddf: the predicted field, (B, 3, D, H, W), voxels, order z, y, x.
+            batch: the batch that the prediction was made from; ``fixed`` and, where present, ``dvf``, labels and masks.
+        """
+        arguments = [warped, batch["fixed"]]
+        if self.dvf_aware:
+            arguments += [ddf, batch.get("dvf")]
+        return self.loss(*arguments, **{name: _extra(name, ddf, batch) for name in self.extras})
+
+
+def _extra(name: str, ddf: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor | None:
+    if name == "pred_dvf":
+        return ddf
+    if name == "gt_dvf":
+        return batch.get("dvf")
+    if name == "warped_label":
+        label = batch.get("moving_label")
+        return None if label is None else warp(label, ddf)
+    return batch.get(name)
+
+
+def _signed(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The callable whose signature counts: the forward of a module, looked up below wrappers that take anything."""
+    if not isinstance(loss, nn.Module):
+        return loss
+    for wrapped in ("_orig_mod", "module"):  # torch.compile's name, and that of the parallel wrappers
+        inner = getattr(loss, wrapped, None)
+        if isinstance(inner, nn.Module) and _takes_anything(loss.forward):
+            return _signed(inner)
+    return loss.forward
+
+
+def _takes_anything(function: Callable[..., Any]) -> bool:
+    """Whether a signature says no more than ``*args, **kwargs``."""
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    return kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}

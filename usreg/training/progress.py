@@ -1,0 +1,87 @@
+"""How far a run has come: what a checkpoint keeps beside weights and optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .evaluation import Evaluation
+from .guard import StepReport, no_skips
+
+
+@dataclass
+class TrainingProgress:
+    """Position and record of a run; plain numbers, so that a checkpoint can hold them.
+
+    Attributes:
+        epoch: complete epochs, also the index of the one in progress.
+        batch: batches of that epoch that this process is through with.
+        step: steps of the whole run, skipped ones included.
+        trained: steps of the whole run that changed the weights.
+        loss_sum: sum of the losses of this epoch's steps that were not skipped.
+        loss_count: number of these steps.
+        epoch_skips: skipped steps of this epoch, by reason.
+        run_skips: skipped steps of the whole run, by reason.
+        best_val_loss: lowest validation loss so far.
+        best_epe: lowest endpoint error so far, in voxels.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    trained: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    epoch_skips: dict[str, int] = field(default_factory=no_skips)
+    run_skips: dict[str, int] = field(default_factory=no_skips)
+    best_val_loss: float = math.inf
+    best_epe: float = math.inf
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> TrainingProgress:
+        """The progress that :meth:`plain` was made from."""
+        return cls(**{f.name: plain[f.name] for f in fields(cls)})
+
+    def plain(self) -> dict[str, Any]:
+        """As a plain dictionary."""
+        return asdict(self)
+
+    def count(self, report: StepReport) -> None:
+        """Count a step."""
+        self.step += 1
+        self.batch += 1
+        if report.bad is None:
+            self.trained += 1
+            self.loss_count += 1
+            self.loss_sum += report.loss
+        else:
+            self.epoch_skips[report.bad] += 1
+            self.run_skips[report.bad] += 1
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean loss of this epoch so far; None where every step was skipped."""
+        return self.loss_sum / self.loss_count if self.loss_count else None
+
+    def note_best(self, evaluation: Evaluation) -> tuple[bool, bool]:
+        """Take over a validation's loss and endpoint error where they are the lowest so far; which of them were."""
+        loss, epe = evaluation.loss, evaluation.metrics.get("epe")
+        better_loss = loss is not None and loss < self.best_val_loss
+        better_epe = epe is not None and epe < self.best_epe
+        if better_loss:
+            self.best_val_loss = loss  # type: ignore[assignment]
+        if better_epe:
+            self.best_epe = epe  # type: ignore[assignment]
+        return better_loss, better_epe
+
+    def forget_best(self) -> None:
+        """Begin anew with the lowest values."""
+        self.best_val_loss = self.best_epe = math.inf
+
+    def next_epoch(self) -> None:
+        """Move on to the first batch of the next epoch."""
+        self.epoch += 1
+        self.batch = 0
+        self.loss_sum, self.loss_count, self.epoch_skips = 0.0, 0, no_skips()

@@ -1,0 +1,51 @@
+"""The end of a run: pictures of validation cases, curves, and the final panel."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sized
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate.utils import send_to_device
+
+from ..datasets import collate
+from ..viz import save_curves, save_registration_figure
+from .console import Reporter
+from .folder import CURVES, METRICS, PICTURES
+from .guard import describe_skips
+from .setup import Run
+from .trainer import Trainer
+
+PICTURED_CASES = 3
+"""Validation cases that get a picture."""
+
+
+def finish(trainer: Trainer, reporter: Reporter) -> None:
+    """Write the pictures and curves, close the trackers, and say what the run's folder holds; main process only."""
+    run, progress = trainer.run, trainer.progress
+    save_pictures(run)
+    save_curves(run.folder / CURVES, run.folder / METRICS)
+    for tracker in run.trackers:
+        tracker.close()
+    notes = [f"epochs: {progress.epoch}, steps: {progress.step}, {describe_skips(progress.run_skips)}"]
+    reporter.finished(run.folder, time.perf_counter() - trainer.started, notes, trainer.last_evaluation)
+
+
+@torch.no_grad()
+def save_pictures(run: Run) -> list[Path]:
+    """Pictures of the first validation cases under the final weights, in the run's folder; the files."""
+    run.network.eval()
+    folder = run.folder / PICTURES
+    folder.mkdir(exist_ok=True)
+    dataset, files = run.val.dataset, []
+    for index in range(min(PICTURED_CASES, len(cast(Sized, dataset)))):
+        batch = send_to_device(collate([dataset[index]]), run.accelerator.device)
+        warped, ddf = run.network(batch["moving"], batch["fixed"])
+        case = str(batch.get("case", [index])[0])
+        files.append(folder / f"val_{index}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', case)}.png")
+        moving, fixed, warped, ddf = (x[0].float().cpu() for x in (batch["moving"], batch["fixed"], warped, ddf))
+        save_registration_figure(files[-1], moving, fixed, warped, ddf, title=f"validation case {case}")
+    return files

@@ -1,0 +1,215 @@
+"""The training loop. :meth:`Trainer.step` is the whole of a training step."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, send_to_device
+
+from ..errors import UsageError
+from .checkpoints import BEST_EPE, BEST_LOSS, LAST, save_checkpoint
+from .console import Rate, Reporter, StepBar, duration, metrics_table
+from .evaluation import Evaluation, Evaluator
+from .guard import RunningStatistics, StepReport, describe_skips, read_step
+from .interrupts import StopRequest
+from .randomness import capture_random_state
+from .setup import Run
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and did so after a whole step."""
+
+
+class Trainer:
+    """Trains a prepared run.
+
+    Args:
+        run: what :func:`usreg.training.setup.prepare_run` built.
+        reporter: shows the course of the run; quiet in all processes but the main one.
+    """
+
+    def __init__(self, run: Run, reporter: Reporter) -> None:
+        self.run, self.reporter = run, reporter
+        self.progress = run.progress
+        self.evaluator = Evaluator(run.accelerator, run.network, run.loss_call, run.val)
+        self.statistics = RunningStatistics(run.network)
+        self.last_evaluation: Evaluation | None = None
+        self.started, self._first_step = time.perf_counter(), self.progress.step
+
+    def fit(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Stopped: on Ctrl-C or a termination request; last.pt was saved.
+            UsageError: every batch of an epoch held a NaN or Inf.
+        """
+        with StopRequest() as stop, self.reporter.steps(self._total_steps(), self.progress.step) as bar:
+            while not self._finished():
+                rate = Rate()
+                try:
+                    self._train_epoch(rate, stop, bar)
+                except Stopped:
+                    if self.progress.trained:
+                        self._save(LAST)
+                    raise
+                self._end_epoch(rate, bar)
+
+    def step(self, batch: dict[str, Any], stop: StopRequest) -> StepReport:
+        """One optimisation step on a batch that is on the device; skipped where anything in it is NaN or Inf.
+
+        Args:
+            batch: a collated batch.
+            stop: notes whether this process is asked to stop after this step.
+        """
+        run = self.run
+        self.statistics.keep()
+        warped, ddf = run.model(batch["moving"], batch["fixed"])
+        loss = run.loss_call(warped, ddf, batch)
+        run.accelerator.backward(loss)
+        norm = self._clip_gradients()
+
+        report = read_step(  # the one host sync of a step
+            run.accelerator, loss, (batch["moving"], batch["fixed"]), (warped, ddf), norm, stop=stop.requested
+        )
+        scaler = run.accelerator.scaler
+        if report.bad is None or (report.bad == "gradients" and scaler is not None):
+            run.optimizer.step()  # with a scaler, an overflow of the gradients changes its scale and no weight
+        else:
+            self.statistics.restore()
+            if scaler is not None:
+                scaler.update(scaler.get_scale())  # forgets this step's gradients and keeps the scale
+        run.optimizer.zero_grad(set_to_none=True)
+        return report
+
+    def _clip_gradients(self) -> torch.Tensor:
+        """Scale the gradients down to the largest norm allowed; the norm that they had."""
+        limit = self.run.config.training.clip_grad_norm
+        parameters = self.run.model.parameters()
+        return self.run.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+
+    def _train_epoch(self, rate: Rate, stop: StopRequest, bar: StepBar) -> None:
+        """The steps of an epoch, or what is left of them."""
+        run, progress = self.run, self.progress
+        run.model.train()
+        device, world = run.accelerator.device, run.accelerator.num_processes
+        title = f"epoch {progress.epoch + 1}/{run.config.training.epochs}"
+        for host_batch in run.train.epoch(progress.epoch, progress.batch):
+            if self._out_of_steps():
+                return
+            batch = send_to_device(host_batch, device, non_blocking=True)
+            report = self.step(batch, stop)
+            progress.count(report)
+            rate.add(len(batch["moving"]) * world)
+            bar.update(title, report.loss, rate.value)
+            if report.bad is None:
+                self._track({"train/step_loss": report.loss})
+            if report.stop:
+                raise Stopped
+
+    def _end_epoch(self, rate: Rate, bar: StepBar) -> None:
+        """Validate where it is due, record, move on and save."""
+        progress, training = self.progress, self.run.config.training
+        samples_per_second = rate.value  # before validation takes its time
+        self._check_trained()
+        number = progress.epoch + 1
+        complete = progress.batch >= len(self.run.train)
+        last = self._out_of_steps() or (complete and number == training.epochs)
+        evaluation = None
+        if training.val_every and (last or number % training.val_every == 0):
+            bar.label(f"validating after epoch {number}")
+            evaluation = self.last_evaluation = self.evaluator.run()
+        self._record(number, samples_per_second, evaluation)
+        self._show(number, samples_per_second, evaluation)
+        better_loss, better_epe = progress.note_best(evaluation) if evaluation is not None else (False, False)
+        if complete:
+            progress.next_epoch()
+        self._save(*[BEST_LOSS] * better_loss, *[BEST_EPE] * better_epe, LAST)
+
+    def _check_trained(self) -> None:
+        """Stop where a whole epoch changed no weight: so will the next."""
+        progress = self.progress
+        searching = self.run.accelerator.scaler is not None and progress.epoch_skips["gradients"]
+        last = self._out_of_steps() or progress.epoch + 1 == self.run.config.training.epochs
+        if progress.loss_count or (searching and not (last and not progress.trained)):
+            return
+        raise UsageError(
+            f"epoch {progress.epoch + 1} trained nothing: {describe_skips(progress.epoch_skips)}. NaN or Inf in the "
+            "inputs: check the images of the dataset. In the outputs: try a lower optimizer.lr, training.amp=false, or "
+            "a loss with larger smoothing terms. In the gradients: try training.amp_dtype=bfloat16"
+        )
+
+    def _record(self, epoch: int, rate: float, evaluation: Evaluation | None) -> None:
+        """Write the epoch to metrics.csv and the trackers."""
+        progress = self.progress
+        skipped = sum(progress.epoch_skips.values())
+        row: dict[str, float | int | None] = {
+            "epoch": epoch, "step": progress.step, "train_loss": progress.train_loss, "val_loss": None,
+            "samples_per_second": rate, "skipped": skipped, "val_skipped": None,
+        }  # fmt: skip
+        scalars = {"train/loss": progress.train_loss, "train/samples_per_second": rate, "train/skipped": skipped}
+        if evaluation is not None:
+            row |= {"val_loss": evaluation.loss, "val_skipped": evaluation.skipped}
+            scalars |= {"val/loss": evaluation.loss}
+            for name, value in evaluation.metrics.items():
+                row |= {name: value, f"identity_{name}": evaluation.identity.get(name)}
+                scalars |= {f"val/{name}": value, f"identity/{name}": evaluation.identity.get(name)}
+        if self.run.accelerator.is_main_process:
+            self.run.metrics.add(row)
+            self._track({name: value for name, value in scalars.items() if value is not None})
+
+    def _show(self, epoch: int, rate: float, evaluation: Evaluation | None) -> None:
+        """Print the epoch's line and, after a validation, its table."""
+        progress = self.progress
+        loss = "none" if progress.train_loss is None else f"{progress.train_loss:.4f}"
+        skips = f"   {describe_skips(progress.epoch_skips)}" if any(progress.epoch_skips.values()) else ""
+        line = f"epoch {epoch}/{self.run.config.training.epochs}   loss {loss}   {rate:.1f} samples/s{skips}"
+        if not self.reporter.console.is_terminal:
+            line += f"   {self._remaining()} left"
+        (self.reporter.warn if skips else self.reporter.note)(line)
+        if evaluation is None:
+            return
+        if evaluation.skipped:
+            self.reporter.warn(f"validation: {evaluation.skipped} batches skipped (NaN or Inf)")
+        self.reporter.console.print(metrics_table(f"validation after epoch {epoch}", evaluation))
+
+    def _save(self, *names: str) -> None:
+        """Write checkpoints of the present state; all processes take part, the main one writes."""
+        run = self.run
+        random_states = gather_object([capture_random_state()])
+        if not run.accelerator.is_main_process:
+            return
+        entries = {
+            "model": run.network.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else None,
+            "progress": self.progress.plain(),
+            "random": random_states,
+            "config": run.plain_config,
+        }
+        for name in names:
+            save_checkpoint(run.folder / name, entries)
+
+    def _track(self, scalars: dict[str, float]) -> None:
+        for tracker in self.run.trackers:
+            tracker.log(scalars, self.progress.step)
+
+    def _total_steps(self) -> int:
+        training = self.run.config.training
+        total = training.epochs * len(self.run.train)
+        return total if training.max_steps is None else min(total, training.max_steps)
+
+    def _out_of_steps(self) -> bool:
+        limit = self.run.config.training.max_steps
+        return limit is not None and self.progress.step >= limit
+
+    def _finished(self) -> bool:
+        return self._out_of_steps() or self.progress.epoch >= self.run.config.training.epochs
+
+    def _remaining(self) -> str:
+        """Time left, judged by the steps of this session."""
+        done = self.progress.step - self._first_step
+        left = self._total_steps() - self.progress.step
+        return duration((time.perf_counter() - self.started) * left / max(done, 1))
