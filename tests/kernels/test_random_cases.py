@@ -1,0 +1,126 @@
+"""Random shapes, strides, windows, dtypes, masks and reductions: every fast backend against the float64 reference.
+
+``USREG_RANDOM_CASES`` sets how many cases run in all (2,000 unless set).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernels.cases import DTYPES, FUNCTIONS
+from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+
+import usreg_kernels as uk
+
+CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))
+SHARE = {"lncc": 0.4, "gradient_smoothness": 0.25, "bending_energy": 0.2, "dvf_mse": 0.15}
+FAST = [(op, backend) for op in FUNCTIONS for backend in uk.available_backends(op) if backend == "cpu"]
+
+
+@st.composite
+def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    """Tensors and arguments of one call of an op; at least one tensor needs a gradient."""
+    dims = draw(st.integers(1, 3))
+    smallest = 1
+    arguments: dict[str, Any] = {"reduction": draw(st.sampled_from(["mean", "sum", "none"]))}
+    if op == "gradient_smoothness":
+        arguments |= _smoothness(draw, dims)
+        smallest = 3 if arguments["scheme"] == "central" else 1
+    elif op == "bending_energy":
+        arguments["normalize"] = draw(st.booleans())
+        smallest = 3
+    elif op == "lncc":
+        arguments |= _lncc(draw, dims)
+    largest = {1: 70, 2: 24, 3: 13}[dims]
+    spatial = [draw(st.integers(smallest, largest)) for _ in range(dims)]
+    batch = draw(st.integers(1, 2))
+    channels = draw(st.integers(1, 3)) if op in ("lncc", "dvf_mse") else dims
+    shape = (batch, channels, *spatial)
+    if op in ("lncc", "dvf_mse") and draw(st.booleans()):
+        arguments["mask"] = _mask(draw, shape)
+    dtype = draw(st.sampled_from(DTYPES))
+    seed = draw(st.integers(0, 2**31))
+    count = 2 if op in ("lncc", "dvf_mse") else 1
+    needs = draw(st.sampled_from([(True, False), (False, True), (True, True)] if count == 2 else [(True,)]))
+    tensors = [_strided(draw, shape, dtype, seed + i) for i in range(count)]
+    return [tensor.requires_grad_(flag) for tensor, flag in zip(tensors, needs, strict=True)], arguments
+
+
+def _smoothness(draw: st.DrawFn, dims: int) -> dict[str, Any]:
+    spacing = [draw(st.sampled_from([0.5, 1.0, 2.5])) for _ in range(dims)]
+    return {
+        "scheme": draw(st.sampled_from(["forward", "central"])),
+        "penalty": draw(st.sampled_from(["l1", "l2"])),
+        "spacing": draw(st.sampled_from([None, spacing])),
+        "normalize": draw(st.booleans()),
+    }
+
+
+def _lncc(draw: st.DrawFn, dims: int) -> dict[str, Any]:
+    sizes = st.sampled_from([1, 3, 5, 7, 9, 11, 15, 17])
+    one = draw(sizes)
+    return {
+        "kernel_size": draw(st.sampled_from([one, [one] + [draw(sizes) for _ in range(dims - 1)]])),
+        "kernel_type": draw(st.sampled_from(["rectangular", "triangular", "gaussian"])),
+        "smooth_nr": draw(st.sampled_from([0.0, 1e-2])),
+        "smooth_dr": draw(st.sampled_from([1e-5, 1e-2])),
+    }
+
+
+def _mask(draw: st.DrawFn, shape: tuple[int, ...]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    mask = torch.rand(shape[0], draw(st.sampled_from([1, shape[1]])), *shape[2:], generator=generator)
+    return draw(st.sampled_from([mask, mask > 0.5, torch.zeros_like(mask)]))
+
+
+def _strided(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """Noise in steps of 1/256, which every dtype holds exactly; contiguous, permuted, or every other voxel."""
+    generator = torch.Generator().manual_seed(seed)
+    layout = draw(st.sampled_from(["contiguous", "permuted", "sliced"]))
+    values = torch.randint(0, 257, shape, generator=generator).to(dtype) / 256
+    if layout == "permuted":
+        return values.transpose(1, -1).contiguous().transpose(1, -1)
+    if layout == "sliced":
+        wide = torch.full((*shape[:-1], 2 * shape[-1]), float("nan"), dtype=dtype)
+        wide[..., ::2] = values
+        return wide[..., ::2]
+    return values
+
+
+def _loss_and_gradients(op: str, tensors: list[torch.Tensor], arguments: dict[str, Any]) -> list[torch.Tensor]:
+    loss = FUNCTIONS[op](*tensors, **arguments)
+    generator = torch.Generator().manual_seed(0)
+    incoming = (torch.randint(1, 9, loss.shape, generator=generator) / 4).to(loss.dtype)
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+    return [loss, *torch.autograd.grad((loss * incoming).sum(), leaves)]
+
+
+@pytest.mark.parametrize(("op", "backend"), FAST)
+def test_random_calls(op: str, backend: str) -> None:
+    @settings(
+        max_examples=max(1, round(CASES * SHARE[op])),
+        deadline=None,
+        database=None,
+        derandomize="USREG_RANDOM_CASES" not in os.environ,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(calls(op))
+    def agrees(call: tuple[list[torch.Tensor], dict[str, Any]]) -> None:
+        tensors, arguments = call
+        oracle = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in tensors]
+        with uk.use_backend(backend):
+            actual = _loss_and_gradients(op, tensors, arguments)
+        with uk.use_backend("reference"):
+            expected = _loss_and_gradients(op, oracle, arguments)
+        dtype = tensors[0].dtype
+        assert_close(actual[0], expected[0], LOSS_TOLERANCE[dtype])
+        for gradient, wanted in zip(actual[1:], expected[1:], strict=True):
+            assert gradient.dtype == dtype
+            assert_close(gradient, wanted, GRADIENT_TOLERANCE[dtype])
+
+    agrees()
