@@ -16,7 +16,7 @@ export USREG_BUILD_CPU
 CPP_SOURCES := $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types sdist wheel clean help
+.PHONY: train test setup lint format types sanitize bench-cpu sdist wheel clean help
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
@@ -50,6 +50,13 @@ format: setup ## apply style
 types: setup ## check types (mypy)
 	$(BIN)/mypy
 
+sanitize: setup ## kernel tests under the sanitizers of addresses, undefined behaviour and threads
+	tools/sanitize.sh address
+	tools/sanitize.sh thread
+
+bench-cpu: setup ## our CPU kernels against MONAI and plain PyTorch
+	$(BIN)/python -m bench.cpu
+
 sdist: setup ## source distribution, into dist/
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"
 
@@ -61,4 +68,4 @@ clean: ## remove builds and caches (not .venv, but it is set up anew)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1 /' | awk '{n=$$1; $$1=""; printf "%-8s%s\n", n, $$0}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1 /' | awk '{n=$$1; $$1=""; printf "%-10s%s\n", n, $$0}'

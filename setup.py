@@ -203,7 +203,8 @@ def link_command(linker: list[str], torch: Path, objects: list[Path], library: P
     a CPU-only torch links the CUDA library too.
     """
     torch_libraries = [f"-L{torch / 'lib'}", "-Xlinker", "--no-as-needed", "-ltorch", "-ltorch_cpu"]
-    return [*linker, "-shared", "-Xlinker", "-s", "-o", str(library), *map(str, objects), *torch_libraries]
+    strip = [] if any(flag.startswith("-g") for flag in linker) else ["-Xlinker", "-s"]
+    return [*linker, "-shared", *strip, "-o", str(library), *map(str, objects), *torch_libraries]
 
 
 def is_stale(object_file: Path, command: list[str]) -> bool:

@@ -19,6 +19,7 @@
 #include "common/checks.h"
 #include "common/dtypes.h"
 #include "common/memory.h"
+#include "common/parallel.h"
 #include "common/reduction.h"
 #if USREG_SEVERAL_ISAS
 #include <immintrin.h>
@@ -78,7 +79,7 @@ class Blocks {
   void parallel_for(const Function& function) const {
     constexpr int64_t kElementsPerTask = 2 * kBlock;  // fewer are not worth waking a thread for
     const int64_t grain = kElementsPerTask / std::max<int64_t>(1, std::min(kBlock, row_size_));
-    torch::stable::parallel_for(0, count_, grain, [&](int64_t first, int64_t last) {
+    usreg::parallel_for(count_, grain, [&](int64_t first, int64_t last) {
       for (int64_t index = first; index < last; ++index) function(index, (*this)[index]);
     });
   }
