@@ -1,0 +1,1 @@
+"""Benchmarks: what is timed (contenders), how (timing), and the tables."""
