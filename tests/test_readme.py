@@ -1,0 +1,80 @@
+"""What README and docs show must run: Python blocks as they stand, commands with the shortest possible training."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORT = ["training.max_steps=1", "train_dataset.num_samples=4", "val_dataset.num_samples=1", "training.num_workers=0"]
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def _python_blocks() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for number, block in enumerate(_blocks(page, "python"), start=1):
+            yield f"{page.name}-{number}", block
+
+
+def _commands() -> list[str]:
+    lines = [line for block in _blocks(PAGES[0], "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [line.partition("#")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in _python_blocks()])
+def test_python_blocks_run(block: str, tmp_path: Path) -> None:
+    file = tmp_path / "block.py"
+    file.write_text(block)
+    subprocess.run([sys.executable, file], cwd=tmp_path, check=True)
+
+
+def test_the_plugin_of_the_readme_trains_with_its_command(tmp_path: Path) -> None:
+    (plugin,) = (block for block in _blocks(PAGES[0], "python") if block.startswith("# my_loss.py"))
+    (tmp_path / "my_loss.py").write_text(plugin)
+    (command,) = (line for line in _commands() if "plugins=" in line)
+    _train(command, tmp_path)
+
+
+def test_the_default_training_runs(tmp_path: Path) -> None:
+    _train("python -m usreg.train", tmp_path)
+
+
+def _train(command: str, folder: Path) -> None:
+    arguments = shlex.split(command)[1:]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *arguments, *SHORT], cwd=folder, env=environment, check=True)
+    (run,) = (folder / "runs").glob("*/*")
+    assert {"last.pt", "config.yaml", "metrics.csv", "curves.png"} <= {file.name for file in run.iterdir()}
+
+
+def test_every_command_of_the_readme_is_known() -> None:
+    """The commands that the tests above do not run are these, and what they name exists."""
+    makefile = (ROOT / "Makefile").read_text()
+    for command in _commands():
+        words = shlex.split(command)
+        if words[0] == "make":
+            assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:])
+        elif words[:2] == ["python", "-m"]:
+            assert words[2] in ("usreg.train", "usreg_kernels")
+            if "--config" in words:
+                assert (ROOT / words[words.index("--config") + 1]).is_file()
+        else:
+            assert words[:2] == ["pip", "install"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
