@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import send_to_device
 
 from ..datasets import collate
+from ..metrics import model_inputs
 from ..viz import save_curves, save_registration_figure
 from .console import Reporter
 from .folder import CURVES, METRICS, PICTURES
@@ -21,6 +22,9 @@ from .trainer import Trainer
 
 PICTURED_CASES = 3
 """Validation cases that get a picture."""
+
+PICTURED = ("moving", "fixed", "warped", "ddf", "moving_label", "fixed_label", "warped_label", "spacing")
+"""What a picture shows, where the dataset has it."""
 
 
 def finish(trainer: Trainer, reporter: Reporter) -> None:
@@ -43,9 +47,9 @@ def save_pictures(run: Run) -> list[Path]:
     dataset, files = run.val.dataset, []
     for index in range(min(PICTURED_CASES, len(cast(Sized, dataset)))):
         batch = send_to_device(collate([dataset[index]]), run.accelerator.device)
-        warped, ddf = run.network(batch["moving"], batch["fixed"])
+        inputs = model_inputs(batch, *run.network(batch["moving"], batch["fixed"]))
+        shown = {key: inputs[key][0].cpu() for key in PICTURED if isinstance(inputs.get(key), torch.Tensor)}
         case = str(batch.get("case", [index])[0])
-        files.append(folder / f"val_{index}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', case)}.png")
-        moving, fixed, warped, ddf = (x[0].float().cpu() for x in (batch["moving"], batch["fixed"], warped, ddf))
-        save_registration_figure(files[-1], moving, fixed, warped, ddf, title=f"validation case {case}")
+        files.append(folder / f"{index}_{re.sub(r'[^A-Za-z0-9.-]+', '_', case).strip('_')}.png")
+        save_registration_figure(files[-1], **shown, title=f"validation case {case}")
     return files

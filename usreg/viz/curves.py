@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ..errors import DataError
 
 _IDENTITY = "identity_"
+_BOOKKEEPING = ("step", "skipped", "val_skipped")  # columns that say nothing as curves
 _PANEL_INCHES = (3.0, 2.2)
 _COLUMNS = 4
 
@@ -33,7 +34,8 @@ def save_curves(path: str | Path, csv_path: str | Path) -> None:
     """
     series = _read(Path(csv_path))
     losses = [name for name in series if "loss" in name]
-    metrics = [name for name in series if "loss" not in name and not name.startswith(_IDENTITY)]
+    others = [name for name in series if name not in losses and name not in _BOOKKEEPING]
+    metrics = [name for name in others if not name.startswith(_IDENTITY)]
     panels = ([losses] if losses else []) + [[name] for name in metrics]
     columns = min(_COLUMNS, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
