@@ -1,1 +1,5 @@
 """Local normalised cross-correlation."""
+
+from usreg_kernels.ops.lncc import native, op
+
+__all__ = ["native", "op"]

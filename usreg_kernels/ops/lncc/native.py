@@ -1,0 +1,95 @@
+"""The compiled local normalised cross-correlation: C++ on CPUs (``csrc/cpu/lncc.cpp``).
+
+Forward computes the gradients along with the loss, since they share the window sums that take the time, and saves them
+for backward, which multiplies ``grad_output`` in. It saves nothing when asked for no gradient, and for reduction
+``none``, whose ``grad_output`` is a map; backward then computes the sums once more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from usreg_kernels import dispatch, library
+from usreg_kernels.ops.contract import LIBRARY, loss_dtype
+from usreg_kernels.ops.native import REDUCTION_CODES, declines
+from usreg_kernels.windows import make_window
+
+_INPUTS = (
+    "Tensor pred, Tensor target, Tensor? mask, float[] window_z, float[] window_y, float[] window_x, float volume, "
+    "float smooth_nr, float smooth_dr, int reduction, bool pred_grad, bool target_grad"
+)
+LIBRARY.define(f"lncc_native_forward({_INPUTS}) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(f"lncc_native_backward(Tensor grad_output, {_INPUTS}) -> (Tensor, Tensor)")
+LIBRARY.define("lncc_native_scale(Tensor grad_output, Tensor gradient, Tensor like) -> Tensor")
+
+
+def _arguments(
+    kernel_size: list[int], kernel_type: str, reduction: str, smooth_nr: float, smooth_dr: float
+) -> tuple[Any, ...]:
+    """The operators' arguments that are no tensors, but for the flags; missing axes have a window of one."""
+    window = make_window(kernel_type, tuple(kernel_size))
+    missing = 3 - len(window.weights)
+    weights = ((1.0,),) * missing + window.weights
+    return (*weights, window.volume, smooth_nr, smooth_dr, REDUCTION_CODES[reduction])
+
+
+def _saves(needs_grad: list[bool], reduction: str) -> bool:
+    return any(needs_grad) and reduction != "none"
+
+
+def forward(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    needs_grad: list[bool],
+    reduction: str,
+    **window: Any,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The loss, and the gradients of a mean or a sum to save, of the loss' dtype."""
+    flags = needs_grad if _saves(needs_grad, reduction) else [False, False]
+    arguments = _arguments(reduction=reduction, **window)
+    loss, *gradients = torch.ops.usreg.lncc_native_forward(pred, target, mask, *arguments, *flags)
+    return loss, [gradient for gradient, saved in zip(gradients, flags, strict=True) if saved]
+
+
+def saved_like(
+    pred: torch.Tensor, target: torch.Tensor, *_: Any, needs_grad: list[bool], reduction: str, **window: Any
+) -> list[torch.Tensor]:
+    """The gradients that ``forward`` saves."""
+    if not _saves(needs_grad, reduction):
+        return []
+    pairs = zip((pred, target), needs_grad, strict=True)
+    return [tensor.new_empty(tensor.shape, dtype=loss_dtype(tensor.dtype)) for tensor, needed in pairs if needed]
+
+
+def backward(
+    grad_output: torch.Tensor,
+    saved: list[torch.Tensor],
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    needs_grad: list[bool],
+    reduction: str,
+    **window: Any,
+) -> list[torch.Tensor]:
+    """The saved gradients times ``grad_output``, or a march of their own where none were saved."""
+    if saved:
+        # Where forward saved one gradient, it is the one that backward needs.
+        pairs = zip(saved, needs_grad if len(saved) == len(needs_grad) else [True], strict=True)
+        wanted = [gradient for gradient, needed in pairs if needed]
+        return [torch.ops.usreg.lncc_native_scale(grad_output, gradient, pred) for gradient in wanted]
+    arguments = _arguments(reduction=reduction, **window)
+    gradients = torch.ops.usreg.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
+    return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
+
+
+dispatch.register_backend(
+    "lncc",
+    dispatch.Backend(
+        "cpu", forward, backward, saved_like, missing=lambda: library.reason("cpu"), declines=declines("cpu")
+    ),
+)
