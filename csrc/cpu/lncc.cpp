@@ -26,7 +26,9 @@
 #include "common/checks.h"
 #include "common/dtypes.h"
 #include "common/memory.h"
+#include "common/parallel.h"
 #include "common/reduction.h"
+#include "cpu/lncc_arguments.h"
 #if USREG_SEVERAL_ISAS
 #include <immintrin.h>
 #endif
@@ -37,77 +39,9 @@
 namespace usreg {
 namespace {
 
-using lncc::AxisWindow;
+using lncc::Arguments;
+using lncc::kOp;
 using lncc::Problem;
-
-constexpr const char* kOp = "lncc";
-
-// The weights of a window along one axis, in the forms that kernels read.
-class WindowWeights {
- public:
-  explicit WindowWeights(std::vector<double> weights) : weights_(std::move(weights)) {
-    STD_TORCH_CHECK(weights_.size() % 2 == 1, kOp, ": a window must have an odd size along each axis, not ",
-                    weights_.size());
-    for (double weight : weights_) {
-      broadcast_.insert(broadcast_.end(), lncc::kBroadcast, weight);
-      broadcast_float_.insert(broadcast_float_.end(), lncc::kBroadcast, static_cast<float>(weight));
-    }
-  }
-
-  AxisWindow view() const {
-    const bool rectangular = std::all_of(weights_.begin(), weights_.end(), [](double weight) { return weight == 1; });
-    return {static_cast<int64_t>(weights_.size()), rectangular, weights_.data(), broadcast_.data(),
-            broadcast_float_.data()};
-  }
-
- private:
-  std::vector<double> weights_, broadcast_;
-  std::vector<float> broadcast_float_;
-};
-
-// The arguments that forward and backward share.
-struct Arguments {
-  Arguments(const Tensor& pred_arg, const Tensor& target_arg, const std::optional<Tensor>& mask_arg,
-            const std::vector<double>& window_z, const std::vector<double>& window_y,
-            const std::vector<double>& window_x, int64_t reduction_value)
-      : reduction(check_reduction(kOp, reduction_value)),
-        windows{WindowWeights(window_z), WindowWeights(window_y), WindowWeights(window_x)} {
-    check_pair(kOp, "pred", pred_arg, "target", target_arg);
-    if (mask_arg.has_value()) check_mask(kOp, *mask_arg, pred_arg);
-    pred = torch::stable::contiguous(pred_arg);
-    target = torch::stable::contiguous(target_arg);
-    if (mask_arg.has_value()) mask = torch::stable::contiguous(*mask_arg);
-  }
-
-  ScalarType dtype() const { return pred.scalar_type(); }
-
-  Problem problem(double volume, double smooth_nr, double smooth_dr) const {
-    const int64_t dims = pred.dim() - 2;
-    const auto axis = [&](int64_t from_last) { return from_last < dims ? pred.size(pred.dim() - 1 - from_last) : 1; };
-    Problem problem = {};
-    problem.channels = pred.size(0) * pred.size(1);
-    problem.depth = axis(2);
-    problem.height = axis(1);
-    problem.width = axis(0);
-    for (int i = 0; i < 3; ++i) problem.window[i] = windows[i].view();
-    problem.volume = volume;
-    problem.smooth_nr = smooth_nr;
-    problem.smooth_dr = smooth_dr;
-    problem.target = target.const_data_ptr();
-    problem.pred = pred.const_data_ptr();
-    problem.channels_per_mask = 1;
-    if (mask.has_value()) {
-      problem.mask = mask->const_data_ptr();
-      if (mask->size(1) != 0) problem.channels_per_mask = pred.size(1) / mask->size(1);
-    }
-    return problem;
-  }
-
-  Reduction reduction;
-  Tensor pred, target;
-  std::optional<Tensor> mask;
-  WindowWeights windows[3];
-};
 
 // Memory for all threads, each with a part of its own.
 class Scratch {
@@ -154,7 +88,7 @@ double march(const Problem& problem) {
   const auto run = USREG_SELECT(lncc::run_task<T, F>);
 
   std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {
+  parallel_for(workers, 1, [&](int64_t first, int64_t last) {
     for (int64_t worker = first; worker < last; ++worker) {
       for (int64_t index; (index = next.fetch_add(1)) < plan.tasks;) {
         const lncc::Task task = plan.task(index);
@@ -175,7 +109,7 @@ double mask_weight(const Tensor& mask, int64_t channels_per_mask) {
   const int64_t size = mask.numel(), blocks = (size + kBlock - 1) / kBlock;
   std::vector<double> sums(blocks);
   const auto sum = USREG_SELECT(lncc::sum_row<F>);
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+  parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
       sums[block] = sum(values + block * kBlock, std::min(kBlock, size - block * kBlock));
     }
@@ -299,9 +233,8 @@ Tensor lncc_scale(const Tensor& grad_output, const Tensor& gradient, const Tenso
     auto* scaled = static_cast<T*>(result.mutable_data_ptr());
     const auto scale = USREG_SELECT(lncc::scale_row<T, Real<T>>);
     constexpr int64_t kGrain = 1 << 15;
-    torch::stable::parallel_for(0, like.numel(), kGrain, [&](int64_t first, int64_t last) {
-      scale(values + first, factor, scaled + first, last - first);
-    });
+    parallel_for(like.numel(), kGrain,
+                 [&](int64_t first, int64_t last) { scale(values + first, factor, scaled + first, last - first); });
   });
   return result;
 }

@@ -3,30 +3,29 @@
 //
 // One march computes the loss and, where an input needs it, the gradient. Volumes are (D, H, W), the axes z, y, x:
 //
-//        planes              tiles along x          block of rows, all x           blocks of planes
+//    planes of the inputs       tiles, along x          rows, of all x            planes of the gradient
 //
-//      | | | | | |            +--+--+--+--         +------------------+         earlier  [ history ]
-//      | | | | | |  gather    |v |v |v |  ncc and  | 3 maps, or 5 for |  sum             +
-//      | | | | | | ---------> |v |v |v |  -------> | both gradients   | ------> this     [ current ]
-//      | | | | | |  sum t, p, |v |v |v |  deriva-  |                  |  along            =
-//      n + 2r of    t^2, p^2, +--+--+--+   tives   +------------------+  x, y            gradient of the planes
-//      them         tp along  sum along                                                  one block before
-//                   z         y, then x
+//      | | | | | | | |  gather  +-----+-----+--         +---------------+
+//    --+-+-+-+-+-+-+-+  ----->  | t, p, t^2 |  ------>  | 3 or 5 maps   |  ----->  +----------+  ----->  | | | |
+//      | | | | | | | |  sums    | p^2, tp   |  sums     | of derivatives|  sums    | history  |  sums
+//      n + 2r of them   along z +-----+-----+-- along   +---------------+  along   | of blocks|  along z
+//                               n planes        x, y;     n planes         x, y    +----------+
+//                                               ncc
 //
 // 1. A block of n planes is taken at once. For each block of rows, and for tiles along x that fit the first-level
-//    cache, the window sums along z of the five products are formed (gather), then summed along y and x, and turned
-//    into the correlation and its derivatives on the spot.
-// 2. The rows of derivatives are summed along x and y, and along z with what earlier blocks of planes left behind.
+//    cache, five window sums along z are formed (gather), then along x and y, and turned into the correlation and its
+//    derivatives on the spot. Sums along x lag a few columns behind, which the next tile still needs.
+// 2. The rows of derivatives are summed along x and y, and joined along z to what earlier blocks of planes left, which
+//    completes the gradient r rows and r planes before.
 //
-// Along y a block has as many rows as the window has neighbours, 2r. Each sum is then a suffix sum of the last block
-// plus a prefix sum of this one, whatever the size of the window:
+// Along y and z a sum is made of a suffix sum of an earlier block, the sums of whole blocks after it and a prefix sum
+// of this block, so that its cost hardly grows with the window. With blocks of r rows:
 //
-//      last block [ . . s s s s s s ]   this block [ p p p . . . . . ]        sum_i = suffix_i(last) + prefix_i(this)
+//      block b - 2  [ . . s s ]   block b - 1  [ w w w w ]   block b  [ p p p . ]      sum = suffix + whole + prefix
 //
 // Nothing is ever subtracted: a running sum that drops old values leaves a residue after bright tissue that is as large
-// as smooth_dr. Sums of values are float64, since variances cancel. Sums of derivatives have the precision of the mask
-// and the maps (float32, or float64 for float64 volumes); values meet them less a pivot of their channel, which drops
-// out in exact arithmetic and saves the digits of float32.
+// as smooth_dr. Sums of values are float64, since variances cancel. Sums of derivatives have the precision of the loss;
+// values meet them less a pivot of their channel, which drops out in exact arithmetic and saves the digits of float32.
 //
 // Every sum is anchored at fixed positions of the volume, and the loss is added up block by block in a fixed order, so
 // that the result has the same bits however the volume is divided among threads.
@@ -36,7 +35,7 @@
 
 namespace usreg {
 
-// Bytes of a vector, and columns of a tile, per instruction set of the kernels (common/for_each_isa.inc).
+// Bytes of a vector, per instruction set of the kernels (common/for_each_isa.inc).
 #define USREG_VECTOR_BYTES_base 16
 #define USREG_VECTOR_BYTES_avx2 32
 #define USREG_VECTOR_BYTES_avx512 64
@@ -93,7 +92,7 @@ struct Task {
 // How volumes are cut into blocks, and how many blocks make a task.
 //
 // Along z, with n planes per block, block b holds planes b n + [0, n) of the statistics, and completes the planes r
-// before of the gradient. Along y likewise with B rows, where the sums along z are needed r rows further on.
+// before of the gradient. So it is along y, where moreover the sums along z are needed r rows further on.
 struct Plan {
   Plan(const Problem& problem, int64_t real_size, int64_t threads);
 

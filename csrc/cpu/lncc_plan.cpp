@@ -29,7 +29,7 @@ Plan::Plan(const Problem& problem, int64_t real_size, int64_t threads) {
   const int64_t z_radius = problem.window[0].radius(), y_radius = problem.window[1].radius();
   maps = problem.target_grad != nullptr ? 5 : problem.pred_grad != nullptr ? 3 : 0;
   planes = z_radius == 0 ? 1 : kPlanes;
-  rows = problem.window[1].rectangular && y_radius <= 2 ? kRows : y_radius;
+  rows = y_radius <= 2 ? kRows : y_radius;
   z_before = maps > 0 ? divide_up(2 * z_radius, planes) : 0;
   y_first = divide_up(2 * y_radius, rows);
   y_before = maps > 0 ? y_first : 0;

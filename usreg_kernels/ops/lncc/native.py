@@ -3,10 +3,17 @@
 Forward computes the gradients along with the loss, since they share the window sums that take the time, and saves them
 for backward, which multiplies ``grad_output`` in. It saves nothing when asked for no gradient, and for reduction
 ``none``, whose ``grad_output`` is a map; backward then computes the sums once more.
+
+Environment variables:
+
+``USREG_LNCC_RECOMPUTE``
+    ``1``: never save gradients, which take as much memory as the inputs; a step takes about 1.6 times as long. Read at
+    import, so that forward, backward and compiled graphs agree on it.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -25,6 +32,9 @@ LIBRARY.define(f"lncc_native_backward(Tensor grad_output, {_INPUTS}) -> (Tensor,
 LIBRARY.define("lncc_native_scale(Tensor grad_output, Tensor gradient, Tensor like) -> Tensor")
 
 
+_RECOMPUTE = os.environ.get("USREG_LNCC_RECOMPUTE") == "1"
+
+
 def _arguments(
     kernel_size: list[int], kernel_type: str, reduction: str, smooth_nr: float, smooth_dr: float
 ) -> tuple[Any, ...]:
@@ -36,7 +46,7 @@ def _arguments(
 
 
 def _saves(needs_grad: list[bool], reduction: str) -> bool:
-    return any(needs_grad) and reduction != "none"
+    return any(needs_grad) and reduction != "none" and not _RECOMPUTE
 
 
 def forward(
@@ -78,10 +88,13 @@ def backward(
 ) -> list[torch.Tensor]:
     """The saved gradients times ``grad_output``, or a march of their own where none were saved."""
     if saved:
-        # Where forward saved one gradient, it is the one that backward needs.
-        pairs = zip(saved, needs_grad if len(saved) == len(needs_grad) else [True], strict=True)
-        wanted = [gradient for gradient, needed in pairs if needed]
-        return [torch.ops.usreg.lncc_native_scale(grad_output, gradient, pred) for gradient in wanted]
+        # Forward saved a gradient per flag that it was given; backward may need fewer.
+        wanted = [needed for needed in needs_grad if needed or len(saved) == 2]
+        return [
+            torch.ops.usreg.lncc_native_scale(grad_output, gradient, pred)
+            for gradient, needed in zip(saved, wanted, strict=True)
+            if needed
+        ]
     arguments = _arguments(reduction=reduction, **window)
     gradients = torch.ops.usreg.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
     return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
