@@ -21,3 +21,14 @@ def test_a_wrong_value_fails(wrong: float) -> None:
 def test_another_shape_fails() -> None:
     with pytest.raises(AssertionError):
         assert_close(torch.ones(1), torch.ones(()), 1e-3)
+
+
+def test_overflow_must_be_the_same_infinity() -> None:
+    expected = torch.tensor([1e6, 1.0], dtype=torch.float64)
+    assert_close(torch.tensor([float("inf"), 1.0], dtype=torch.float16), expected, 1e-3)
+    with pytest.raises(AssertionError):
+        assert_close(torch.tensor([-float("inf"), 1.0], dtype=torch.float16), expected, 1e-3)
+    with pytest.raises(AssertionError):
+        assert_close(torch.tensor([65504.0, 1.0], dtype=torch.float16), expected, 1e-3)
+    with pytest.raises(AssertionError):
+        assert_close(torch.tensor([float("inf"), 2.0], dtype=torch.float16), expected, 1e-3)

@@ -1,1 +1,5 @@
 """Bending energy of a displacement field."""
+
+from usreg_kernels.ops.bending_energy import native, op
+
+__all__ = ["native", "op"]

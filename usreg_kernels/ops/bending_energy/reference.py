@@ -6,22 +6,22 @@ stencil [1, -2, 1] along one axis, the four diagonal neighbours / 4 for two axes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
 
 import torch
 import torch.nn.functional as F
 
 from usreg_kernels.ops.contract import compute_dtype, loss_dtype
-from usreg_kernels.ops.fields import size_ratio
+from usreg_kernels.ops.fields import per_component, size_ratios
 from usreg_kernels.ops.reduction import reduce_map
 
 Axes = tuple[int, int]
 
 
-def axis_pairs(u: torch.Tensor) -> Iterator[tuple[Axes, float]]:
-    """Each unordered pair of spatial axes, and how often its squared derivative counts."""
-    for first, second in combinations_with_replacement(range(2, u.ndim), 2):
+def axis_pairs(ndim: int) -> Iterator[tuple[Axes, float]]:
+    """Each unordered pair of a field's spatial axes, and how often its squared derivative counts."""
+    for first, second in combinations_with_replacement(range(2, ndim), 2):
         yield (first, second), 1.0 if first == second else 2.0
 
 
@@ -50,9 +50,12 @@ def second_derivative_adjoint(d: torch.Tensor, axes: Axes) -> torch.Tensor:
     return second_derivative(F.pad(d, [2, 2] * (d.ndim - 2)), axes)
 
 
-def pair_scale(u: torch.Tensor, axes: Axes, normalize: bool) -> torch.Tensor | float:
-    """What multiplies a second derivative: size(axis) size(axis') / size(component) to normalise; (1, n, 1...)."""
-    return size_ratio(u, u.shape[axes[0]] * u.shape[axes[1]]) if normalize else 1.0
+def pair_scale(shape: Sequence[int], axes: Axes, normalize: bool) -> list[float]:
+    """What multiplies a second derivative, for each component of a field (B, n, spatial...).
+
+    size(axis) size(axis') / size(component's own axis) to normalise, else 1.
+    """
+    return size_ratios(shape, shape[axes[0]] * shape[axes[1]]) if normalize else [1.0] * shape[1]
 
 
 def loss_shape(dvf: torch.Tensor, *, reduction: str, **params: object) -> tuple[int, ...]:
@@ -64,8 +67,10 @@ def forward(dvf: torch.Tensor, *, normalize: bool, reduction: str) -> torch.Tens
     """The energy at interior voxels, reduced."""
     u = dvf.to(compute_dtype(dvf))
     energy = u.new_zeros(())
-    for axes, count in axis_pairs(u):
-        energy = energy + count * (second_derivative(u, axes) * pair_scale(u, axes, normalize)) ** 2
+    for axes, count in axis_pairs(u.ndim):
+        energy = (
+            energy + count * (second_derivative(u, axes) * per_component(pair_scale(u.shape, axes, normalize), u)) ** 2
+        )
     return reduce_map(energy, None, reduction).to(loss_dtype(dvf.dtype))
 
 
@@ -80,8 +85,8 @@ def backward(
     if reduction == "mean":
         weight = weight / max(_shift(u, {}).numel(), 1)
     gradient = torch.zeros_like(u)
-    for axes, count in axis_pairs(u):
-        scale = pair_scale(u, axes, normalize)
+    for axes, count in axis_pairs(u.ndim):
+        scale = per_component(pair_scale(u.shape, axes, normalize), u)
         derivative = 2.0 * count * second_derivative(u, axes) * scale**2
         gradient = gradient + second_derivative_adjoint(derivative * weight, axes)
     return [gradient.to(dvf.dtype)]

@@ -1,1 +1,5 @@
 """First-order smoothness of a displacement field."""
+
+from usreg_kernels.ops.gradient_smoothness import native, op
+
+__all__ = ["native", "op"]

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 from usreg_kernels.ops.contract import compute_dtype, loss_dtype
-from usreg_kernels.ops.fields import size_ratio
+from usreg_kernels.ops.fields import per_component, size_ratios
 from usreg_kernels.ops.reduction import reduce_map
 
 
@@ -45,10 +47,14 @@ def difference_adjoint(d: torch.Tensor, axis: int, scheme: str) -> torch.Tensor:
     return (_pad(d, axis, 2, 0) - _pad(d, axis, 0, 2)) / 2.0
 
 
-def axis_scale(u: torch.Tensor, axis: int, spacing: list[float] | None, normalize: bool) -> torch.Tensor | float:
-    """What multiplies the differences along an axis: 1 / spacing, and size(axis) / size(component) to normalise."""
+def axis_scale(shape: Sequence[int], axis: int, spacing: list[float] | None, normalize: bool) -> list[float]:
+    """What multiplies the differences along an axis, for each component of a field (B, n, spatial...).
+
+    1 / spacing, and size(axis) / size(component's own axis) to normalise.
+    """
     scale = 1.0 if spacing is None else 1.0 / spacing[axis - 2]
-    return size_ratio(u, u.shape[axis]) * scale if normalize else scale
+    ratios = size_ratios(shape, shape[axis]) if normalize else [1.0] * shape[1]
+    return [ratio * scale for ratio in ratios]
 
 
 def _axes(u: torch.Tensor, scheme: str) -> list[int]:
@@ -63,7 +69,7 @@ def forward(
     u = dvf.to(compute_dtype(dvf))
     loss = u.new_zeros(loss_shape(dvf, scheme=scheme, reduction=reduction))
     for axis in _axes(u, scheme):
-        d = difference(u, axis, scheme) * axis_scale(u, axis, spacing, normalize)
+        d = difference(u, axis, scheme) * per_component(axis_scale(u.shape, axis, spacing, normalize), u)
         value = d**2 if penalty == "l2" else d.abs()
         if reduction == "none" and scheme == "forward":
             value = _pad(value, axis, 0, 1)
@@ -97,7 +103,7 @@ def backward(
     grad_output = grad_output.to(u.dtype)
     gradient = torch.zeros_like(u)
     for axis in _axes(u, scheme):
-        scale = axis_scale(u, axis, spacing, normalize)
+        scale = per_component(axis_scale(u.shape, axis, spacing, normalize), u)
         d = difference(u, axis, scheme) * scale
         derivative = 2.0 * d if penalty == "l2" else d.sign()
         if reduction == "mean":
