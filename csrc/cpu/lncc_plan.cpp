@@ -13,10 +13,23 @@ constexpr int64_t kMaxZState = 10 << 20;  // bytes that a task may keep between 
 int64_t divide_up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 int64_t round_up(int64_t value, int64_t step) { return divide_up(value, step) * step; }
 
-// Part `index` of `parts` about equal ones.
-Range part_of(int64_t blocks, int64_t parts, int64_t index) {
-  return {blocks * index / parts, blocks * (index + 1) / parts};
-}
+// A division of blocks into parts that compute about as many each, though each but the first repeats `before` blocks of
+// the one before: the first has so many more of its own.
+class Division {
+ public:
+  Division(int64_t blocks, int64_t parts, int64_t before)
+      : blocks_(blocks), parts_(parts), before_(parts == 1 ? 0 : std::min(before, blocks)) {}
+
+  // What the largest part computes, which is as much as the first one's own.
+  int64_t largest() const { return before_ + divide_up(blocks_ - before_, parts_); }
+
+  Range part(int64_t index) const { return {begin(index), begin(index + 1)}; }
+
+ private:
+  int64_t begin(int64_t index) const { return index == 0 ? 0 : before_ + (blocks_ - before_) * index / parts_; }
+
+  int64_t blocks_, parts_, before_;
+};
 
 // Planes that the sums along z keep from block to block.
 int64_t kept_planes(const AxisWindow& window, const Plan& plan) {
@@ -42,11 +55,10 @@ Plan::Plan(const Problem& problem, int64_t real_size, int64_t threads) {
   const int64_t row_bytes = kept_planes(problem.window[0], *this) * maps * problem.width * real_size;
   double best = std::numeric_limits<double>::infinity();
   for (int64_t y = 1; y <= std::min(y_blocks, std::max<int64_t>(threads, 64)); ++y) {
-    const int64_t y_size = divide_up(y_blocks, y);
+    const int64_t y_size = Division(y_blocks, y, y_more).largest();
     const bool too_large = y_size * rows * row_bytes > kMaxZState;
     for (int64_t z = 1; z <= std::min(z_blocks, threads); ++z) {
-      const int64_t z_size = divide_up(z_blocks, z);
-      const auto part = static_cast<double>((z_size + (z > 1 ? z_before : 0)) * (y_size + (y > 1 ? y_more : 0)));
+      const auto part = static_cast<double>(Division(z_blocks, z, z_before).largest() * y_size);
       const double cost = part * divide_up(problem.channels * z * y, threads) * (too_large ? 1e6 * y_size : 1);
       if (cost < best) {
         best = cost;
@@ -60,7 +72,8 @@ Plan::Plan(const Problem& problem, int64_t real_size, int64_t threads) {
 
 Task Plan::task(int64_t index) const {
   const int64_t y = index % y_parts, z = index / y_parts % z_parts;
-  return {index / y_parts / z_parts, part_of(z_blocks, z_parts, z), part_of(y_blocks, y_parts, y)};
+  return {index / y_parts / z_parts, Division(z_blocks, z_parts, z_before).part(z),
+          Division(y_blocks, y_parts, y_before + y_first).part(y)};
 }
 
 Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int64_t vector_bytes) {
@@ -100,7 +113,8 @@ Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int6
   derivative_state = take(map_rows * neighbours * stride, real_size);
   joined = take(map_rows * plan.rows * width, real_size);
   gradient_rows = take(4 * plan.planes * width, real_size);
-  z_state = take(divide_up(plan.y_blocks, plan.y_parts) * plan.rows * z_state_row, real_size);
+  const int64_t y_size = Division(plan.y_blocks, plan.y_parts, plan.y_before + plan.y_first).largest();
+  z_state = take(y_size * plan.rows * z_state_row, real_size);
 }
 
 }  // namespace lncc
