@@ -8,6 +8,11 @@
 #define USREG_SEVERAL_ISAS 0
 #endif
 
+// Bytes of a vector, per instruction set of the kernels (common/for_each_isa.inc).
+#define USREG_VECTOR_BYTES_base 16
+#define USREG_VECTOR_BYTES_avx2 32
+#define USREG_VECTOR_BYTES_avx512 64
+
 namespace usreg {
 
 // In rising order; each includes those before it.

@@ -11,8 +11,10 @@
 
 namespace usreg {
 
-constexpr int kFieldReach = 2;       // no voxel's gradient depends on one that is further away along an axis
-constexpr int64_t kFieldTile = 512;  // voxels of a row that the kernel holds in the first-level cache
+constexpr int kFieldDifferences = 6;  // at most, that of the bending energy of a volume
+constexpr int kFieldShares = 21;      // at most, likewise
+constexpr int kFieldReach = 2;        // no voxel's gradient depends on one that is further away along an axis
+constexpr int64_t kFieldTile = 512;   // voxels of a row that the kernel holds in the first-level cache
 
 // In voxels.
 struct Offset {
@@ -65,9 +67,9 @@ struct FieldTerms {
   Penalty penalty;
   FieldRegion map;  // the voxels of the loss map
   int difference_count;
-  Difference differences[6];
+  Difference differences[kFieldDifferences];
   int share_count;
-  Share shares[21];
+  Share shares[kFieldShares];
 };
 
 // A loss as the kernel evaluates it, on a field of elements T; R is the type that it computes with.

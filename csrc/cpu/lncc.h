@@ -35,11 +35,6 @@
 
 namespace usreg {
 
-// Bytes of a vector, per instruction set of the kernels (common/for_each_isa.inc).
-#define USREG_VECTOR_BYTES_base 16
-#define USREG_VECTOR_BYTES_avx2 32
-#define USREG_VECTOR_BYTES_avx512 64
-
 namespace lncc {
 
 constexpr int64_t kTile = 32;       // columns of a tile
