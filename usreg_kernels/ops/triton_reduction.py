@@ -32,7 +32,7 @@ def _finish(partials, weights, loss, divisor, count, divide_by, HAS_WEIGHTS: tl.
 
 
 def finish(
-    partials: torch.Tensor, divide_by: float, weights: torch.Tensor | None = None
+    partials: torch.Tensor, divide_by: int, weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss (float32 scalar) and what the sum was divided by (float64 scalar), both on the device.
 
@@ -49,7 +49,7 @@ def finish(
         loss,
         divisor,
         partials.numel(),
-        float(divide_by),
+        divide_by,
         HAS_WEIGHTS=weights is not None,
         BLOCK=_BLOCK,
     )

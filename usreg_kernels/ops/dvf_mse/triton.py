@@ -70,7 +70,7 @@ def write_gradients(
 
 
 def _rows(field: torch.Tensor, mask: torch.Tensor | None) -> tuple[int, int, int]:
-    """How a field is cut into rows that a mask's rows fit: their size, the pieces of one, and the rows per mask's row."""
+    """How a field is cut into rows that a mask's fit: a row's size, its pieces, and how many rows share the mask's."""
     shared = mask is not None and mask.shape[1] != field.shape[1]
     size = field[0, 0].numel() if shared else field.numel()
     return size, triton.cdiv(size, BLOCK), field.shape[1] if shared else 1
@@ -98,7 +98,7 @@ def forward(
         if keep_map:
             return loss, [pred.new_ones((), dtype=torch.float64)]
         if reduction == "sum":
-            loss, divisor = finish(partials[0], 1.0)
+            loss, divisor = finish(partials[0], 1)
         else:
             loss, divisor = finish(partials[0], pred.numel(), None if weights is None else partials[1])
     return loss, [divisor]
