@@ -10,8 +10,6 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 512  # voxels per program
-
 
 def extents(field: torch.Tensor) -> tuple[int, int, int]:
     """The sizes along z, y, x of a field (B, n, spatial...); 1 for the axes that it lacks, which come first."""
@@ -19,9 +17,9 @@ def extents(field: torch.Tensor) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def programs(field: torch.Tensor) -> tuple[int, int]:
-    """How many programs a component takes, and how many the field takes."""
-    pieces = triton.cdiv(field[0, 0].numel(), BLOCK)
+def programs(field: torch.Tensor, block: int) -> tuple[int, int]:
+    """How many programs of ``block`` voxels a component takes, and how many the field takes."""
+    pieces = triton.cdiv(field[0, 0].numel(), block)
     return pieces, field.shape[0] * field.shape[1] * pieces
 
 

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from usreg_kernels.ops.triton_support import OPTIONS
+
 _BLOCK = 1024
 
 
@@ -52,5 +54,6 @@ def finish(
         divide_by,
         HAS_WEIGHTS=weights is not None,
         BLOCK=_BLOCK,
+        **OPTIONS,
     )
     return loss, divisor

@@ -14,7 +14,6 @@ import triton.language as tl
 from usreg_kernels.ops.bending_energy.reference import loss_shape
 from usreg_kernels.ops.fields import size_ratios
 from usreg_kernels.ops.triton_fields import (
-    BLOCK,
     extents,
     grad_at,
     lies_within,
@@ -25,7 +24,9 @@ from usreg_kernels.ops.triton_fields import (
     programs,
 )
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.ops.triton_support import device_guard
+from usreg_kernels.ops.triton_support import OPTIONS, device_guard
+
+BLOCK = 128  # voxels per program: one per thread, or the gradient would not fit the registers
 
 
 @triton.jit
@@ -180,12 +181,12 @@ def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tupl
     if field.numel() == 0:
         return loss.fill_(float("nan") if params["reduction"] == "mean" else 0.0), []
     weights, divisor = _weights(dvf, **params)
-    pieces, count = programs(field)
+    pieces, count = programs(field, BLOCK)
     partials = field.new_empty(0 if keep_map else count, dtype=torch.float32)
     with device_guard(field):
         sum_energies[(count,)](
             field, loss, partials, pieces, *extents(field), *weights, DIMS=field.ndim - 2, KEEP_MAP=keep_map,
-            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK,
+            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
         return loss if keep_map else finish(partials, divisor)[0], []
 
@@ -202,10 +203,10 @@ def backward(
         return [gradient]
     weights, divisor = _weights(dvf, **params)
     weights[:6] = [weight / divisor for weight in weights[:6]]
-    pieces, count = programs(field)
+    pieces, count = programs(field, BLOCK)
     with device_guard(field):
         write_gradient[(count,)](
             grad_output.contiguous(), field, gradient, pieces, *extents(field), *weights, DIMS=field.ndim - 2,
-            HAS_MAP=params["reduction"] == "none", WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK,
+            HAS_MAP=params["reduction"] == "none", WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
     return [gradient]

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.ops.triton_support import device_guard
+from usreg_kernels.ops.triton_support import OPTIONS, device_guard
 
 BLOCK = 2048  # elements per program
 
@@ -93,7 +93,7 @@ def forward(
     with device_guard(pred):
         sum_errors[(programs,)](
             pred, gt, weights, loss, partials[0], partials[1], size, pieces, rows_per_mask,
-            HAS_MASK=weights is not None, KEEP_MAP=keep_map, BLOCK=BLOCK,
+            HAS_MASK=weights is not None, KEEP_MAP=keep_map, BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
         if keep_map:
             return loss, [pred.new_ones((), dtype=torch.float64)]
@@ -131,6 +131,6 @@ def backward(
         write_gradients[(pred.numel() // size * pieces,)](
             grad_output.contiguous(), pred, gt, weights, saved[0], gradients[0], gradients[1], size, pieces,
             rows_per_mask, HAS_MASK=weights is not None, HAS_MAP=reduction == "none", PRED=needs_grad[0],
-            GT=needs_grad[1], BLOCK=BLOCK,
+            GT=needs_grad[1], BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
     return found

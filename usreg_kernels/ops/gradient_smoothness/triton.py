@@ -14,7 +14,6 @@ import triton.language as tl
 from usreg_kernels.ops.fields import size_ratios
 from usreg_kernels.ops.gradient_smoothness.reference import loss_shape
 from usreg_kernels.ops.triton_fields import (
-    BLOCK,
     extents,
     grad_at,
     lies_within,
@@ -25,7 +24,9 @@ from usreg_kernels.ops.triton_fields import (
     programs,
 )
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.ops.triton_support import device_guard
+from usreg_kernels.ops.triton_support import OPTIONS, device_guard
+
+BLOCK = 512  # voxels per program
 
 
 @triton.jit
@@ -167,13 +168,13 @@ def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tupl
     if field.numel() == 0:
         differences = params["scheme"] == "central" or max(dvf.shape[2:]) > 1
         return loss.fill_(float("nan") if params["reduction"] == "mean" and differences else 0.0), []
-    pieces, count = programs(field)
+    pieces, count = programs(field, BLOCK)
     partials = field.new_empty(0 if keep_map else count, dtype=torch.float32)
     with device_guard(field):
         sum_penalties[(count,)](
             field, loss, partials, pieces, *extents(field), *weights, DIMS=field.ndim - 2,
             CENTRAL=params["scheme"] == "central", L1=params["penalty"] == "l1", KEEP_MAP=keep_map,
-            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK,
+            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
         return loss if keep_map else finish(partials, divisor)[0], []
 
@@ -190,11 +191,11 @@ def backward(
         return [gradient]
     weights, divisor = _weights(dvf, **params)
     weights[:3] = [weight / divisor for weight in weights[:3]]
-    pieces, count = programs(field)
+    pieces, count = programs(field, BLOCK)
     with device_guard(field):
         write_gradient[(count,)](
             grad_output.contiguous(), field, gradient, pieces, *extents(field), *weights, DIMS=field.ndim - 2,
             CENTRAL=params["scheme"] == "central", L1=params["penalty"] == "l1", HAS_MAP=params["reduction"] == "none",
-            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK,
+            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
     return [gradient]
