@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import usreg_kernels as uk
+from usreg_kernels.ops.triton_support import INTERPRETED
 
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "lncc": uk.lncc_loss,
@@ -95,6 +96,22 @@ CASES = _lncc() + _fields() + _dvf_mse()
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 
 
-def with_backends(cases: list[Case]) -> list[tuple[Case, str]]:
-    """Each case with every backend of its op that this machine can run."""
-    return [(case, backend) for case in cases for backend in uk.available_backends(case.op)]
+def takes(backend: str, dtype: torch.dtype) -> bool:
+    """Whether a backend takes tensors of a dtype."""
+    return backend != "triton" or dtype != torch.float64
+
+
+def widest(backend: str) -> torch.dtype:
+    """The most precise dtype that a backend takes."""
+    return torch.float64 if takes(backend, torch.float64) else torch.float32
+
+
+def with_backends(cases: list[Case], dtype: torch.dtype = torch.float32) -> list[tuple[Case, str]]:
+    """Each case with every backend of its op that this machine can run on CPU tensors of a dtype."""
+    on_cpu = ("reference", "cpu", "triton") if INTERPRETED else ("reference", "cpu")
+    return [
+        (case, backend)
+        for case in cases
+        for backend in uk.available_backends(case.op)
+        if backend in on_cpu and takes(backend, dtype)
+    ]
