@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -177,7 +178,10 @@ class Compiled:
     @property
     def per_voxel(self) -> float:
         """Instructions of the main loop per voxel; of the second stage of a reduction, per partial sum."""
-        return len(self.main_loop) * self.threads / int(self.launch.arguments["BLOCK"])
+        sizes = [
+            int(self.launch.arguments[name]) for name in ("BLOCK", "TX", "BY", "BG") if name in self.launch.arguments
+        ]
+        return len(self.main_loop) * self.threads / prod(sizes)
 
     @property
     def occupancy(self) -> float:
@@ -238,7 +242,32 @@ def _dvf_mse(module: ModuleType, dtype: torch.dtype) -> None:
         module.backward(loss, saved, pred, pred, mask, needs_grad=[True, False], reduction="mean")
 
 
-CALLS: dict[str, Call] = {"gradient_smoothness": _smoothness, "bending_energy": _bending, "dvf_mse": _dvf_mse}
+def _lncc(module: ModuleType, dtype: torch.dtype) -> None:
+    for window in (3, 5, 7, 9, 11, 15):
+        lncc_step(module, dtype, window)
+
+
+def lncc_step(module: ModuleType, dtype: torch.dtype, window: int, **changes: Any) -> None:
+    """Forward and backward of LNCC with a rectangular window, or with other arguments of its Triton backend."""
+    arguments = {
+        "shape": (1, 1, 64, 64, 64),
+        "needs_grad": [True, False],
+        "kernel_type": "rectangular",
+        "reduction": "mean",
+        **changes,
+    }
+    image = torch.empty(arguments.pop("shape"), dtype=dtype)
+    arguments |= {"kernel_size": [window] * (image.ndim - 2), "smooth_nr": 0.0, "smooth_dr": 1e-5}
+    loss, saved = module.forward(image, image, None, **arguments)
+    module.backward(loss, saved, image, image, None, **arguments)
+
+
+CALLS: dict[str, Call] = {
+    "gradient_smoothness": _smoothness,
+    "bending_energy": _bending,
+    "dvf_mse": _dvf_mse,
+    "lncc": _lncc,
+}
 """By op: calls of its Triton backend that launch each of its kernels."""
 
 

@@ -3,23 +3,18 @@
 Forward computes the gradients along with the loss, since they share the window sums that take the time, and saves them
 for backward, which multiplies ``grad_output`` in. It saves nothing when asked for no gradient, and for reduction
 ``none``, whose ``grad_output`` is a map; backward then computes the sums once more.
-
-Environment variables:
-
-``USREG_LNCC_RECOMPUTE``
-    ``1``: never save gradients, which take as much memory as the inputs; a step takes about 1.6 times as long. Read at
-    import, so that forward, backward and compiled graphs agree on it.
+``USREG_LNCC_RECOMPUTE=1`` saves nothing at all (:mod:`usreg_kernels.ops.lncc.saving`).
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 
 from usreg_kernels import dispatch, library
 from usreg_kernels.ops.contract import LIBRARY, loss_dtype
+from usreg_kernels.ops.lncc.saving import RECOMPUTE
 from usreg_kernels.ops.native import REDUCTION_CODES, declines
 from usreg_kernels.windows import make_window
 
@@ -30,9 +25,6 @@ _INPUTS = (
 LIBRARY.define(f"lncc_native_forward({_INPUTS}) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(f"lncc_native_backward(Tensor grad_output, {_INPUTS}) -> (Tensor, Tensor)")
 LIBRARY.define("lncc_native_scale(Tensor grad_output, Tensor gradient, Tensor like) -> Tensor")
-
-
-_RECOMPUTE = os.environ.get("USREG_LNCC_RECOMPUTE") == "1"
 
 
 def _arguments(
@@ -46,7 +38,7 @@ def _arguments(
 
 
 def _saves(needs_grad: list[bool], reduction: str) -> bool:
-    return any(needs_grad) and reduction != "none" and not _RECOMPUTE
+    return any(needs_grad) and reduction != "none" and not RECOMPUTE
 
 
 def forward(

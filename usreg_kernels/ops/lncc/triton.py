@@ -1,0 +1,145 @@
+"""Local normalised cross-correlation in Triton: how the march of ``triton_march`` is launched.
+
+Forward saves the maps that the gradient is made from, 12 bytes per voxel for one gradient and 20 for both, and nothing
+when asked for no gradient. ``USREG_LNCC_RECOMPUTE=1`` saves none: backward then computes them once more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from usreg_kernels.ops.lncc.saving import RECOMPUTE
+from usreg_kernels.ops.lncc.triton_march import correlate, propagate
+from usreg_kernels.ops.lncc.triton_plan import Plan, make_plan, map_shape, trimmed_weights
+from usreg_kernels.ops.triton_reduction import finish
+from usreg_kernels.ops.triton_support import device_guard
+from usreg_kernels.windows import make_window
+
+
+def _padded(x: torch.Tensor, pitch: int) -> torch.Tensor:
+    """x, contiguous, with zeros at the end of its rows up to the pitch: loads as wide as a lane need aligned rows."""
+    missing = pitch - x.shape[-1]
+    return (F.pad(x, (0, missing)) if missing else x).contiguous()
+
+
+def _correlate(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    plan: Plan,
+    maps: torch.Tensor,
+    loss_map: torch.Tensor | None,
+    *,
+    smooth_nr: float,
+    smooth_dr: float,
+    volume: float,
+) -> torch.Tensor:
+    """Launch the forward march: fills the maps and the loss map; returns partial sums of the loss and of the mask."""
+    channels_per_mask = 1
+    if mask is not None and mask.shape[1] != pred.shape[1]:
+        channels_per_mask = pred.shape[1]
+        if plan.volumes != pred.shape[0] * pred.shape[1]:  # independent rows or planes of all volumes are taken as one
+            mask, channels_per_mask = mask.expand(pred.shape), 1
+    partials = pred.new_empty((2, 0 if loss_map is not None else plan.programs), dtype=torch.float32)
+    correlate[(plan.programs,)](
+        _padded(pred, plan.pitch), _padded(target, plan.pitch), None if mask is None else mask.contiguous(), loss_map,
+        maps, partials[0], partials[1], *plan.runtime_arguments, channels_per_mask, 1.0 / volume, smooth_nr, smooth_dr,
+        HAS_MASK=mask is not None, KEEP_MAP=loss_map is not None, MAPS=maps.shape[-2], **plan.constants,
+    )  # fmt: skip
+    return partials
+
+
+def forward(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    needs_grad: list[bool],
+    kernel_size: list[int],
+    kernel_type: str,
+    reduction: str,
+    smooth_nr: float,
+    smooth_dr: float,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The loss; to save, the divisor of the mean and the maps."""
+    window = make_window(kernel_type, tuple(kernel_size))
+    keep_map = reduction == "none"
+    loss = pred.new_empty(pred.shape if keep_map else (), dtype=torch.float32)
+    divisor = pred.new_ones((), dtype=torch.float64)
+    maps = pred.new_empty(map_shape(pred.shape, [] if RECOMPUTE else needs_grad), dtype=torch.float32)
+    if pred.numel() == 0:
+        return loss.fill_(float("nan") if reduction == "mean" else 0.0), [divisor, maps]
+    plan = make_plan(pred, trimmed_weights(window), backward=False, sums=5)
+    if needs_grad == [False, True]:
+        pred, target = target, pred  # the correlation is symmetric, and three maps serve the first
+    with device_guard(pred):
+        partials = _correlate(
+            pred, target, mask, plan, maps, loss if keep_map else None,
+            smooth_nr=smooth_nr, smooth_dr=smooth_dr, volume=window.volume,
+        )  # fmt: skip
+        if reduction == "sum":
+            loss, _ = finish(partials[0], 1)
+        elif reduction == "mean":
+            loss, divisor = finish(partials[0], pred.numel(), None if mask is None else partials[1])
+    return loss, [divisor, maps]
+
+
+def saved_like(pred: torch.Tensor, *_: Any, needs_grad: list[bool], **params: Any) -> list[torch.Tensor]:
+    """The divisor, and the maps."""
+    maps = pred.new_empty(map_shape(pred.shape, [] if RECOMPUTE else needs_grad), dtype=torch.float32)
+    return [pred.new_empty((), dtype=torch.float64), maps]
+
+
+def backward(
+    grad_output: torch.Tensor,
+    saved: list[torch.Tensor],
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    needs_grad: list[bool],
+    kernel_size: list[int],
+    kernel_type: str,
+    reduction: str,
+    smooth_nr: float,
+    smooth_dr: float,
+) -> list[torch.Tensor]:
+    """The gradients, from the maps."""
+    divisor, maps = saved
+    images = [pred.contiguous(), target.contiguous()]
+    gradients = [torch.empty_like(image) if needed else None for image, needed in zip(images, needs_grad, strict=True)]
+    found = [gradient for gradient in gradients if gradient is not None]
+    if not found or pred.numel() == 0:
+        return found
+    window = make_window(kernel_type, tuple(kernel_size))
+    weights = trimmed_weights(window)
+    if needs_grad == [False, True]:
+        images.reverse()
+        gradients.reverse()
+    with device_guard(pred):
+        if maps.numel() == 0:
+            maps = pred.new_empty(map_shape(pred.shape, needs_grad), dtype=torch.float32)
+            plan = make_plan(pred, weights, backward=False, sums=5)
+            _correlate(
+                images[0], images[1], mask, plan, maps, None,
+                smooth_nr=smooth_nr, smooth_dr=smooth_dr, volume=window.volume,
+            )  # fmt: skip
+        used = _used_maps(maps.shape[-2], needs_grad)
+        plan = make_plan(pred, weights, backward=True, sums=len(used))
+        incoming = _padded(grad_output, plan.pitch) if reduction == "none" else grad_output
+        propagate[(plan.programs,)](
+            incoming, divisor, maps, *images, *gradients, *plan.runtime_arguments, HAS_MAP=reduction == "none",
+            MAPS=maps.shape[-2], USED=used, PRED=gradients[0] is not None, TARGET=gradients[1] is not None,
+            **plan.constants,
+        )  # fmt: skip
+    return found
+
+
+def _used_maps(saved: int, needs_grad: list[bool]) -> tuple[int, ...]:
+    """Which of the saved maps go into the gradients: that over cross, and two per gradient, first image first."""
+    if saved == 3 or all(needs_grad):
+        return tuple(range(saved))
+    return (0, 1, 2) if needs_grad[0] else (0, 3, 4)
