@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case, takes, widest, with_backends
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close, relative_error
-from monai.losses import LocalNormalizedCrossCorrelationLoss
+from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 
 import usreg_kernels as uk
 from usreg_kernels.functional import _PUBLIC
@@ -74,23 +73,20 @@ def test_backend_agrees_with_the_float64_reference(case: Case, backend: str, dty
         expected = case.loss(*oracle)
         expected_gradients = _gradients(expected, oracle)
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    loss_allowance, gradient_allowance = _float32_allowance(case, backend, oracle, expected, expected_gradients)
+    loss_allowance, gradient_allowance = _float32_allowance(case, backend)
     assert_close(loss, expected, max(LOSS_TOLERANCE[dtype], loss_allowance))
     for gradient, tensor, wanted in zip(gradients, tensors, expected_gradients, strict=True):
         assert gradient.dtype == tensor.dtype
         assert_close(gradient, wanted, max(GRADIENT_TOLERANCE[dtype], gradient_allowance))
 
 
-def _float32_allowance(
-    case: Case, backend: str, tensors: list, loss: torch.Tensor, gradients: tuple[torch.Tensor, ...]
-) -> tuple[float, float]:
-    """What a backend with float32 sums may lose: thrice what MONAI loses in float32; of note for windows of 3 voxels."""
-    if (backend, case.op, case.dims) != ("triton", "lncc", 1):
-        return 0.0, 0.0
-    single = [tensor.detach().float().requires_grad_() for tensor in tensors]
-    theirs = LocalNormalizedCrossCorrelationLoss(case.dims, **case.arguments)(*single)
-    errors = map(relative_error, _gradients(theirs, single), gradients)
-    return 3 * relative_error(theirs, loss), 3 * max(errors)
+def _float32_allowance(case: Case, backend: str) -> tuple[float, float]:
+    """What a backend with float32 sums may lose of the loss and its gradients, where a variance is next to nothing.
+
+    In noise, that of three voxels is, somewhere. MONAI in float32 loses as much.
+    """
+    three_voxels = case.op == "lncc" and case.dims == 1 and "kernel_size" not in case.arguments
+    return (1e-4, 1e-3) if backend == "triton" and three_voxels else (0.0, 0.0)
 
 
 @EVERY_OP

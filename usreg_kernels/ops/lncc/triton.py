@@ -6,17 +6,27 @@ when asked for no gradient. ``USREG_LNCC_RECOMPUTE=1`` saves none: backward then
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from usreg_kernels.ops.lncc import triton_tuning
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
 from usreg_kernels.ops.lncc.triton_march import correlate, propagate
-from usreg_kernels.ops.lncc.triton_plan import Plan, make_plan, map_shape, trimmed_weights
+from usreg_kernels.ops.lncc.triton_plan import (
+    Tile,
+    Weights,
+    best_by_counts,
+    make_plan,
+    map_shape,
+    tiles_to_measure,
+    trimmed_weights,
+)
 from usreg_kernels.ops.triton_reduction import finish
 from usreg_kernels.ops.triton_support import device_guard
-from usreg_kernels.windows import make_window
+from usreg_kernels.windows import Window, make_window
 
 
 def _padded(x: torch.Tensor, pitch: int) -> torch.Tensor:
@@ -25,31 +35,47 @@ def _padded(x: torch.Tensor, pitch: int) -> torch.Tensor:
     return (F.pad(x, (0, missing)) if missing else x).contiguous()
 
 
+def _tile(kernel: str, image: torch.Tensor, weights: Weights, sums: int, launch: Callable[[Tile], Any]) -> Tile:
+    """The tile of a launch; ``launch`` is called where tiles are measured."""
+    return triton_tuning.choose(
+        triton_tuning.key(kernel, image, weights, sums),
+        best_by_counts(tuple(image.shape), weights, kernel == "propagate", sums),
+        tiles_to_measure(),
+        launch,
+        image.device,
+    )
+
+
 def _correlate(
     pred: torch.Tensor,
     target: torch.Tensor,
     mask: torch.Tensor | None,
-    plan: Plan,
     maps: torch.Tensor,
     loss_map: torch.Tensor | None,
-    *,
+    window: Window,
     smooth_nr: float,
     smooth_dr: float,
-    volume: float,
 ) -> torch.Tensor:
-    """Launch the forward march: fills the maps and the loss map; returns partial sums of the loss and of the mask."""
+    """Run the forward march: fills the maps and the loss map; returns partial sums (2, n) of the loss and the mask."""
+    weights = trimmed_weights(window)
     channels_per_mask = 1
     if mask is not None and mask.shape[1] != pred.shape[1]:
         channels_per_mask = pred.shape[1]
-        if plan.volumes != pred.shape[0] * pred.shape[1]:  # independent rows or planes of all volumes are taken as one
+        if len(weights[0]) == 1:  # planes of all volumes are taken as those of one
             mask, channels_per_mask = mask.expand(pred.shape), 1
-    partials = pred.new_empty((2, 0 if loss_map is not None else plan.programs), dtype=torch.float32)
-    correlate[(plan.programs,)](
-        _padded(pred, plan.pitch), _padded(target, plan.pitch), None if mask is None else mask.contiguous(), loss_map,
-        maps, partials[0], partials[1], *plan.runtime_arguments, channels_per_mask, 1.0 / volume, smooth_nr, smooth_dr,
-        HAS_MASK=mask is not None, KEEP_MAP=loss_map is not None, MAPS=maps.shape[-2], **plan.constants,
-    )  # fmt: skip
-    return partials
+    mask = None if mask is None else mask.contiguous()
+
+    def launch(tile: Tile) -> tuple[Any, torch.Tensor]:
+        plan = make_plan(pred, weights, tile)
+        partials = pred.new_empty((2, 0 if loss_map is not None else plan.programs), dtype=torch.float32)
+        compiled = correlate[(plan.programs,)](
+            _padded(pred, plan.pitch), _padded(target, plan.pitch), mask, loss_map, maps, partials[0], partials[1],
+            *plan.runtime_arguments, channels_per_mask, 1.0 / window.volume, smooth_nr, smooth_dr,
+            HAS_MASK=mask is not None, KEEP_MAP=loss_map is not None, MAPS=maps.shape[-2], **plan.constants,
+        )  # fmt: skip
+        return compiled, partials
+
+    return launch(_tile("correlate", pred, weights, 5, lambda tile: launch(tile)[0]))[1]
 
 
 def forward(
@@ -72,14 +98,10 @@ def forward(
     maps = pred.new_empty(map_shape(pred.shape, [] if RECOMPUTE else needs_grad), dtype=torch.float32)
     if pred.numel() == 0:
         return loss.fill_(float("nan") if reduction == "mean" else 0.0), [divisor, maps]
-    plan = make_plan(pred, trimmed_weights(window), backward=False, sums=5)
     if needs_grad == [False, True]:
         pred, target = target, pred  # the correlation is symmetric, and three maps serve the first
     with device_guard(pred):
-        partials = _correlate(
-            pred, target, mask, plan, maps, loss if keep_map else None,
-            smooth_nr=smooth_nr, smooth_dr=smooth_dr, volume=window.volume,
-        )  # fmt: skip
+        partials = _correlate(pred, target, mask, maps, loss if keep_map else None, window, smooth_nr, smooth_dr)
         if reduction == "sum":
             loss, _ = finish(partials[0], 1)
         elif reduction == "mean":
@@ -122,19 +144,19 @@ def backward(
     with device_guard(pred):
         if maps.numel() == 0:
             maps = pred.new_empty(map_shape(pred.shape, needs_grad), dtype=torch.float32)
-            plan = make_plan(pred, weights, backward=False, sums=5)
-            _correlate(
-                images[0], images[1], mask, plan, maps, None,
-                smooth_nr=smooth_nr, smooth_dr=smooth_dr, volume=window.volume,
-            )  # fmt: skip
+            _correlate(images[0], images[1], mask, maps, None, window, smooth_nr, smooth_dr)
         used = _used_maps(maps.shape[-2], needs_grad)
-        plan = make_plan(pred, weights, backward=True, sums=len(used))
-        incoming = _padded(grad_output, plan.pitch) if reduction == "none" else grad_output
-        propagate[(plan.programs,)](
-            incoming, divisor, maps, *images, *gradients, *plan.runtime_arguments, HAS_MAP=reduction == "none",
-            MAPS=maps.shape[-2], USED=used, PRED=gradients[0] is not None, TARGET=gradients[1] is not None,
-            **plan.constants,
-        )  # fmt: skip
+
+        def launch(tile: Tile) -> Any:
+            plan = make_plan(pred, weights, tile)
+            incoming = _padded(grad_output, plan.pitch) if reduction == "none" else grad_output
+            return propagate[(plan.programs,)](
+                incoming, divisor, maps, *images, *gradients, *plan.runtime_arguments, HAS_MAP=reduction == "none",
+                MAPS=maps.shape[-2], USED=used, PRED=gradients[0] is not None, TARGET=gradients[1] is not None,
+                **plan.constants,
+            )  # fmt: skip
+
+        launch(_tile("propagate", pred, weights, len(used), launch))
     return found
 
 

@@ -108,8 +108,8 @@ def _extents(shape: Sequence[int], weights: Weights) -> tuple[int, int, int, int
     return volumes, depth, height, width
 
 
-def candidate_tiles(weights: Weights, height: int, *, backward: bool, sums: int) -> list[Tile]:
-    """The tiles that suit a window, those of 128 threads where the height has rows enough for them.
+def tiles_by_counts(weights: Weights, height: int, *, backward: bool, sums: int) -> list[Tile]:
+    """The tiles that suit a window: of 128 threads where there are rows enough for them, and lanes to match the width.
 
     Four columns per lane take an eighth to a fifth fewer instructions per voxel than two, and about 1.7 times the
     registers: they are left to windows that keep 128 or fewer, with which four programs fit a multiprocessor.
@@ -117,49 +117,59 @@ def candidate_tiles(weights: Weights, height: int, *, backward: bool, sums: int)
     window = max(map(len, weights))
     box = all(set(row) == {1.0} for row in weights)
     widest = 7 if backward and sums == 3 and box else 3
-    halo_lanes = len(weights[2]) // 2
     tiles = []
     for columns in (2, 4) if window <= widest else (2,):
+        registers = 128 if window <= 7 and columns == 2 else None
         for lanes in (32, 16, 8):
             rows = min(_WARPS * 32 // lanes, 1 << (height - 1).bit_length())
-            if lanes > 2 * ceil_div(halo_lanes, columns) and rows * lanes >= 32:
-                registers = 128 if window <= 7 and columns == 2 else None
+            if lanes > 2 * ceil_div(len(weights[2]) // 2, columns) and rows * lanes >= 32:
                 tiles.append(Tile(columns, lanes, rows, rows * lanes // 32, registers))
     return tiles
 
 
-def default_tile(weights: Weights, height: int, width: int, *, backward: bool, sums: int) -> Tile:
-    """The candidate that takes the fewest instructions, by the lanes that own no voxel and the columns per lane."""
+@lru_cache(maxsize=1024)
+def best_by_counts(shape: tuple[int, ...], weights: Weights, backward: bool, sums: int) -> Tile:
+    """The tile that takes the fewest instructions, by the lanes that own no voxel and the columns per lane.
+
+    Args:
+        shape: of the images.
+        weights: of the window.
+        backward: for which of the two kernels.
+        sums: how many quantities the kernel marches.
+    """
+    _, _, height, width = _extents(shape, weights)
 
     def cost(tile: Tile) -> float:
         lanes = tile.along_x(width, len(weights[2]) // 2) * tile.lanes * tile.columns / width
         rows = ceil_div(height, tile.rows) * tile.rows / height
         return lanes * rows * (_COST_OF_FOUR_COLUMNS if tile.columns == 4 else 1.0)
 
-    return min(candidate_tiles(weights, height, backward=backward, sums=sums), key=cost)
+    return min(tiles_by_counts(weights, height, backward=backward, sums=sums), key=cost)
+
+
+def tiles_to_measure() -> list[Tile]:
+    """The tiles that may be the fastest on some GPU."""
+    return [
+        Tile(columns, 32, rows, rows, registers)
+        for columns in (2, 4)
+        for rows in (4, 8, 2)
+        for registers in (None, 128, 168)
+    ]
 
 
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def make_plan(image: torch.Tensor, weights: Weights, *, backward: bool, sums: int) -> Plan:
-    """The launch for images (B, C, spatial...) like this one.
-
-    Args:
-        image: gives shape and device.
-        weights: of the window.
-        backward: for which of the two kernels.
-        sums: how many quantities the kernel marches.
-    """
-    return _make_plan(tuple(image.shape), weights, backward, sums, _multiprocessors(image.device))
+def make_plan(image: torch.Tensor, weights: Weights, tile: Tile) -> Plan:
+    """The launch for images (B, C, spatial...) like this one, with a window and a tile."""
+    return _make_plan(tuple(image.shape), weights, tile, _multiprocessors(image.device))
 
 
 @lru_cache(maxsize=1024)
-def _make_plan(shape: tuple[int, ...], weights: Weights, backward: bool, sums: int, multiprocessors: int) -> Plan:
+def _make_plan(shape: tuple[int, ...], weights: Weights, tile: Tile, multiprocessors: int) -> Plan:
     volumes, depth, height, width = _extents(shape, weights)
     halos = [len(row) // 2 for row in weights]
-    tile = default_tile(weights, height, width, backward=backward, sums=sums)
     y_tiles, x_tiles = ceil_div(height, tile.rows), tile.along_x(width, halos[2])
     columns = volumes * y_tiles * x_tiles
     chunk = _chunk(depth, halos[0], columns, slots=4 * multiprocessors)

@@ -1,0 +1,136 @@
+"""LNCC in Triton: every branch of the march against the float64 reference, and the choice of tiles."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.lncc_features import FEATURES, Feature
+
+import usreg_kernels as uk
+from usreg_kernels.ops.lncc import triton_plan, triton_tuning
+from usreg_kernels.ops.lncc.triton_plan import Tile
+from usreg_kernels.ops.triton_support import INTERPRETED
+
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; on a GPU, see test_gpu.py")
+MAP_TOLERANCE = 3e-6  # of a value of the loss map, from float32 sums; they average out in a mean
+
+
+@interpreted
+@pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES)
+def test_feature(feature: Feature) -> None:
+    tensors = feature.tensors()
+    with uk.use_backend("triton"), feature.pinned():
+        loss, *gradients = feature.loss_and_gradients(tensors)
+    with uk.use_backend("reference"):
+        expected, *wanted = feature.loss_and_gradients([tensor.double() for tensor in tensors])
+    assert_close(loss, expected, MAP_TOLERANCE if loss.ndim else LOSS_TOLERANCE[feature.dtype])
+    for gradient, oracle in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == feature.dtype
+        assert_close(gradient, oracle, GRADIENT_TOLERANCE[feature.dtype], floor=1e-6)
+
+
+@interpreted
+def test_recomputing_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from usreg_kernels.ops.lncc import triton
+
+    feature = FEATURES["mean, a mask per channel"]
+    with uk.use_backend("triton"):
+        saved = feature.loss_and_gradients(feature.tensors())
+        monkeypatch.setattr(triton, "RECOMPUTE", True)
+        recomputed = feature.loss_and_gradients(feature.tensors())
+    assert all(torch.equal(one, other) for one, other in zip(saved, recomputed, strict=True))
+
+
+@interpreted
+def test_windows_above_the_largest_are_declined() -> None:
+    image = torch.rand(1, 1, 4, 4, 4)
+    with uk.use_backend("triton"), pytest.raises(uk.BackendError, match="up to 15 voxels, and this one is 17"):
+        uk.lncc_loss(image, image, kernel_size=(3, 17, 3))
+
+
+# ---- tiles by counts -------------------------------------------------------------------------------------------------
+
+BOX_7 = (((1.0,) * 7),) * 3
+
+
+@pytest.mark.parametrize("width", [8, 20, 48, 64, 96, 128, 160, 192, 224, 256, 511])
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_tile_covers_every_width(width: int, backward: bool) -> None:
+    tile = triton_plan.best_by_counts((1, 1, 64, 64, width), BOX_7, backward, 3 if backward else 5)
+    owned = tile.lanes if tile.whole(width) else tile.lanes - 2 * triton_plan.ceil_div(3, tile.columns)
+    assert tile.along_x(width, 3) * owned * tile.columns >= width
+    assert tile.rows * tile.lanes == 32 * tile.warps
+
+
+def test_chunks_are_whole_where_programs_abound_and_shorter_where_they_lack() -> None:
+    assert triton_plan._chunk(192, 4, columns=5000, slots=500) == 192
+    assert triton_plan._chunk(64, 3, columns=32, slots=528) < 16
+
+
+# ---- tiles by measurement --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "cache" / "tiles.json"
+    monkeypatch.setattr(triton_tuning, "_file", path)
+    monkeypatch.setattr(triton_tuning, "_known", None)
+    return path
+
+
+def _choose(launch=lambda tile: None) -> Tile:
+    return triton_tuning.choose(
+        "a launch", Tile(2, 32, 4), [Tile(2, 32, 4), Tile(4, 32, 4)], launch, torch.device("cpu")
+    )
+
+
+def test_without_a_file_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_tuning, "_file", None)
+    assert _choose(launch=pytest.fail) == Tile(2, 32, 4)
+
+
+def test_the_fastest_tile_is_measured_once_and_pinned_by_the_file(file, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {2: 2.0, 4: 1.0}
+    measured = []
+
+    def launch(tile: Tile) -> None:
+        measured.append(tile.columns)
+
+    def stub(run, device: torch.device) -> float:
+        run()
+        return seconds[measured[-1]]
+
+    monkeypatch.setattr(triton_tuning, "_seconds", stub)
+    assert _choose(launch) == Tile(4, 32, 4)
+    assert json.loads(file.read_text())["a launch"]["columns"] == 4
+    monkeypatch.setattr(triton_tuning, "_known", None)  # another process
+    assert _choose(launch=pytest.fail) == Tile(4, 32, 4)
+
+
+def test_a_tile_that_spills_is_never_chosen(file, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compiled:
+        def __init__(self, tile: Tile) -> None:
+            self.n_spills = 8 if tile.columns == 4 else 0
+
+    monkeypatch.setattr(triton_tuning, "_seconds", lambda run, device: {0: 2.0, 8: 1.0}[run().n_spills])
+    assert _choose(Compiled) == Tile(2, 32, 4)
+
+
+def test_a_file_of_something_else_is_refused(file) -> None:
+    file.parent.mkdir()
+    file.write_text("[]")
+    with pytest.raises(ValueError, match=r"tiles\.json.*not a JSON file of tiles"):
+        _choose()
+
+
+@interpreted
+def test_a_measured_call_is_right(file, monkeypatch: pytest.MonkeyPatch) -> None:
+    from usreg_kernels.ops.lncc import triton
+
+    monkeypatch.setattr(triton, "tiles_to_measure", lambda: [Tile(2, 32, 4), Tile(4, 16, 8)])
+    monkeypatch.setattr(triton_tuning, "_REPEATS", 1)
+    test_feature(FEATURES["window 3"])
+    assert len(json.loads(file.read_text())) == 2
