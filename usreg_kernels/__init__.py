@@ -9,6 +9,7 @@ from usreg_kernels.dispatch import BackendError, available_backends, use_backend
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
+    dvf_supervision_loss,
     explain,
     gradient_smoothness_loss,
     lncc_loss,
@@ -24,6 +25,7 @@ __all__ = [
     "available_backends",
     "bending_energy_loss",
     "dvf_mse_loss",
+    "dvf_supervision_loss",
     "explain",
     "gradient_smoothness_loss",
     "integrations",

@@ -228,7 +228,7 @@ def available_backends(op: str) -> tuple[str, ...]:
     """The backends of an op that can run on this machine.
 
     Args:
-        op: ``"lncc"``, ``"gradient_smoothness"``, ``"bending_energy"`` or ``"dvf_mse"``.
+        op: ``"lncc"``, ``"gradient_smoothness"``, ``"bending_energy"``, ``"dvf_mse"`` or ``"dvf_supervision"``.
 
     Raises:
         ValueError: for another op.

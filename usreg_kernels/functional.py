@@ -1,4 +1,4 @@
-"""The four losses as functions: their contract, and the checks of their arguments.
+"""The losses as functions: their contract, and the checks of their arguments.
 
 Shapes are (B, C, D, H, W), or fewer spatial axes; axes and vector components are in the order z, y, x. Inputs are
 float64, float32, float16 or bfloat16. A loss is float64 for float64 input and float32 for every other; a gradient has
@@ -17,6 +17,7 @@ from usreg_kernels import checks, dispatch
 from usreg_kernels.ops.bending_energy.op import OP as BENDING_ENERGY
 from usreg_kernels.ops.contract import Op, Params
 from usreg_kernels.ops.dvf_mse.op import OP as DVF_MSE
+from usreg_kernels.ops.dvf_supervision.op import OP as DVF_SUPERVISION
 from usreg_kernels.ops.gradient_smoothness.op import OP as GRADIENT_SMOOTHNESS
 from usreg_kernels.ops.lncc.op import OP as LNCC
 
@@ -140,11 +141,41 @@ def dvf_mse_loss(
     return op(tensors, mask, params)
 
 
+def dvf_supervision_loss(
+    pred_dvf: torch.Tensor,
+    gt_dvf: torch.Tensor,
+    *,
+    mse_weight: float = 1.0,
+    smooth_weight: float = 0.01,
+    spacing: Sequence[float] | None = None,
+) -> torch.Tensor:
+    """``mse_weight * dvf_mse_loss(pred_dvf, gt_dvf) + smooth_weight * gradient_smoothness_loss(pred_dvf)``.
+
+    Where a fused kernel runs, the two terms share one read of the predicted field in each direction.
+
+    Args:
+        pred_dvf: (B, n, spatial...) with n spatial axes, predicted displacements.
+        gt_dvf: the known displacements, same shape, dtype, device and unit.
+        mse_weight: weight of the mean squared error.
+        smooth_weight: weight of the smoothness of ``pred_dvf``: forward differences, squared.
+        spacing: mm per voxel, one positive number per axis (z, y, x); divides that axis' differences.
+
+    Returns:
+        A scalar in squared units of the fields. The mean of an empty batch is NaN.
+
+    Raises:
+        TypeError: an input is not a floating-point tensor.
+        ValueError: shapes, dtypes or devices differ; wrong number of components; a bad spacing.
+    """
+    op, tensors, mask, params = _check_dvf_supervision(pred_dvf, gt_dvf, mse_weight, smooth_weight, spacing)
+    return op(tensors, mask, params)
+
+
 def explain(op: str, *tensors: torch.Tensor, **arguments: Any) -> dispatch.Explanation:
     """Which backend would run a call, and why not the others; ``print`` the answer.
 
     Args:
-        op: ``"lncc"``, ``"gradient_smoothness"``, ``"bending_energy"`` or ``"dvf_mse"``.
+        op: ``"lncc"``, ``"gradient_smoothness"``, ``"bending_energy"``, ``"dvf_mse"`` or ``"dvf_supervision"``.
         tensors: the loss function's tensors.
         arguments: its keyword arguments.
 
@@ -208,9 +239,27 @@ def _check_dvf_mse(pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Ten
     return DVF_MSE, (pred_dvf, gt_dvf), checks.check_mask(mask, pred_dvf), params
 
 
+def _check_dvf_supervision(
+    pred_dvf: torch.Tensor,
+    gt_dvf: torch.Tensor,
+    mse_weight: float,
+    smooth_weight: float,
+    spacing: Sequence[float] | None,
+) -> Checked:
+    checks.check_pair("pred_dvf", pred_dvf, "gt_dvf", gt_dvf)
+    dims = checks.check_field("pred_dvf", pred_dvf, smallest=0)
+    params = {
+        "mse_weight": float(mse_weight),
+        "smooth_weight": float(smooth_weight),
+        "spacing": checks.check_spacing(spacing, dims),
+    }
+    return DVF_SUPERVISION, (pred_dvf, gt_dvf), None, params
+
+
 _PUBLIC: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., Checked]]] = {
     "lncc": (lncc_loss, _check_lncc),
     "gradient_smoothness": (gradient_smoothness_loss, _check_gradient_smoothness),
     "bending_energy": (bending_energy_loss, _check_bending_energy),
     "dvf_mse": (dvf_mse_loss, _check_dvf_mse),
+    "dvf_supervision": (dvf_supervision_loss, _check_dvf_supervision),
 }

@@ -16,6 +16,7 @@ FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "gradient_smoothness": uk.gradient_smoothness_loss,
     "bending_energy": uk.bending_energy_loss,
     "dvf_mse": uk.dvf_mse_loss,
+    "dvf_supervision": uk.dvf_supervision_loss,
 }
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SPATIAL = {1: (13,), 2: (7, 9), 3: (5, 6, 7)}
@@ -92,7 +93,12 @@ def _dvf_mse() -> list[Case]:
     ]
 
 
-CASES = _lncc() + _fields() + _dvf_mse()
+def _dvf_supervision() -> list[Case]:
+    options = {"mse_weight": 3.0, "smooth_weight": 0.5}
+    return [Case("dvf_supervision", dims, {**options, "spacing": (0.5, 2.0, 3.0)[:dims]}) for dims in (1, 2, 3)]
+
+
+CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision()
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 
 

@@ -246,8 +246,8 @@ def test_nan_and_inf_are_never_hidden(case: Case, backend: str, bad: float) -> N
 def test_empty_batch(case: Case, backend: str) -> None:
     empty = [tensor.detach()[:0].requires_grad_() for tensor in case.tensors(widest(backend))]
     with uk.use_backend(backend):
-        for reduction in ("mean", "sum", "none"):
-            variant = Case(case.op, arguments={"reduction": reduction})
+        for reduction in ("mean",) if case.op == "dvf_supervision" else ("mean", "sum", "none"):
+            variant = Case(case.op, arguments={} if reduction == "mean" else {"reduction": reduction})
             loss = variant.loss(*empty)
             assert loss.shape == ((0, *loss.shape[1:]) if reduction == "none" else ())
             assert loss.isnan() if reduction == "mean" else loss.sum() == 0

@@ -27,7 +27,7 @@ def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_op_has_the_reference() -> None:
-    assert dispatch.ops() == ("bending_energy", "dvf_mse", "gradient_smoothness", "lncc")
+    assert dispatch.ops() == ("bending_energy", "dvf_mse", "dvf_supervision", "gradient_smoothness", "lncc")
     for op in dispatch.ops():
         assert "reference" in uk.available_backends(op)
     with pytest.raises(ValueError, match="unknown op 'ncc'; valid: bending_energy"):
@@ -109,7 +109,7 @@ def test_the_report_lists_every_op_and_backend() -> None:
     text = report()
     for op in dispatch.ops():
         assert f"\n{op}\n" in text
-    assert text.count("reference     can run") == 4
+    assert text.count("reference     can run") == len(dispatch.ops())
     done = subprocess.run([sys.executable, "-m", "usreg_kernels"], capture_output=True, text=True, check=True)
     assert "CPU capability" in done.stdout
 

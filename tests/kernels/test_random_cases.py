@@ -18,7 +18,7 @@ from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 import usreg_kernels as uk
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))
-SHARE = {"lncc": 0.4, "gradient_smoothness": 0.25, "bending_energy": 0.2, "dvf_mse": 0.15}
+SHARE = {"lncc": 0.4, "gradient_smoothness": 0.25, "bending_energy": 0.2, "dvf_mse": 0.1, "dvf_supervision": 0.05}
 FAST = [(op, backend) for op in FUNCTIONS for backend in uk.available_backends(op) if backend == "cpu"]
 
 
@@ -27,7 +27,11 @@ def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]
     """Tensors and arguments of one call of an op; at least one tensor needs a gradient."""
     dims = draw(st.integers(1, 3))
     smallest = 1
-    arguments: dict[str, Any] = {"reduction": draw(st.sampled_from(["mean", "sum", "none"]))}
+    arguments: dict[str, Any] = {}
+    if op == "dvf_supervision":
+        arguments |= _supervision(draw, dims)
+    else:
+        arguments["reduction"] = draw(st.sampled_from(["mean", "sum", "none"]))
     if op == "gradient_smoothness":
         arguments |= _smoothness(draw, dims)
         smallest = 3 if arguments["scheme"] == "central" else 1
@@ -45,7 +49,7 @@ def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]
         arguments["mask"] = _mask(draw, shape)
     dtype = draw(st.sampled_from(DTYPES))
     seed = draw(st.integers(0, 2**31))
-    count = 2 if op in ("lncc", "dvf_mse") else 1
+    count = 1 if op in ("gradient_smoothness", "bending_energy") else 2
     needs = draw(st.sampled_from([(True, False), (False, True), (True, True)] if count == 2 else [(True,)]))
     tensors = [_strided(draw, shape, dtype, seed + i) for i in range(count)]
     return [tensor.requires_grad_(flag) for tensor, flag in zip(tensors, needs, strict=True)], arguments
@@ -58,6 +62,16 @@ def _smoothness(draw: st.DrawFn, dims: int) -> dict[str, Any]:
         "penalty": draw(st.sampled_from(["l1", "l2"])),
         "spacing": draw(st.sampled_from([None, spacing])),
         "normalize": draw(st.booleans()),
+    }
+
+
+def _supervision(draw: st.DrawFn, dims: int) -> dict[str, Any]:
+    weights = st.sampled_from([1.0, 2.5, 30.0])
+    spacing = [draw(st.sampled_from([0.5, 1.0, 2.5])) for _ in range(dims)]
+    return {
+        "mse_weight": draw(weights),
+        "smooth_weight": draw(weights),
+        "spacing": draw(st.sampled_from([None, spacing])),
     }
 
 
@@ -131,6 +145,8 @@ def test_random_calls(op: str, backend: str) -> None:
         assert_close(actual[0], expected[0], LOSS_TOLERANCE[dtype])
         for gradient, wanted in zip(actual[1:], expected[1:], strict=True):
             assert gradient.dtype == dtype
-            assert_close(gradient, wanted, GRADIENT_TOLERANCE[dtype], _rounding(gradient, arguments["reduction"]))
+            assert_close(
+                gradient, wanted, GRADIENT_TOLERANCE[dtype], _rounding(gradient, arguments.get("reduction", "mean"))
+            )
 
     agrees()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
-from usreg_kernels import dvf_mse_loss, gradient_smoothness_loss
+from usreg_kernels import dvf_mse_loss, dvf_supervision_loss, gradient_smoothness_loss
 
 from .lncc import LNCCImageLoss
-from .utils import check_weights, register_loss, to_common_dtype, weighted_sum
+from .utils import Term, check_weights, register_loss, to_common_dtype, weighted_sum
 
 
 class LNCCWithDVFSupervision(nn.Module):
@@ -59,12 +60,21 @@ class LNCCWithDVFSupervision(nn.Module):
             pred_dvf: (B, 3, D, H, W), voxels; without it the image term alone remains.
             gt_dvf: (B, 3, D, H, W), voxels, or None where the true field is unknown.
         """
-        terms = [(self.image_weight, lambda: self.image_loss(warped, fixed))]
-        if pred_dvf is not None and gt_dvf is not None:
-            terms.append((self.dvf_weight, lambda: dvf_mse_loss(*to_common_dtype(pred_dvf, gt_dvf))))
-        if pred_dvf is not None:
-            terms.append((self.smooth_weight, lambda: gradient_smoothness_loss(pred_dvf)))
-        return weighted_sum(warped, *terms)
+        image_term = (self.image_weight, lambda: self.image_loss(warped, fixed))
+        return weighted_sum(warped, image_term, *self._field_terms(pred_dvf, gt_dvf))
+
+    def _field_terms(self, pred_dvf: torch.Tensor | None, gt_dvf: torch.Tensor | None) -> list[Term]:
+        """The terms of the fields that are there; one for both where both have a weight: they share its reads."""
+        if pred_dvf is None:
+            return []
+        smooth_term = (self.smooth_weight, lambda: gradient_smoothness_loss(pred_dvf))
+        if gt_dvf is None:
+            return [smooth_term]
+        fields = to_common_dtype(pred_dvf, gt_dvf)
+        if self.dvf_weight and self.smooth_weight:
+            fused = partial(dvf_supervision_loss, mse_weight=self.dvf_weight, smooth_weight=self.smooth_weight)
+            return [(1.0, lambda: fused(*fields))]
+        return [(self.dvf_weight, lambda: dvf_mse_loss(*fields)), smooth_term]
 
 
 @register_loss("lncc_dvf")

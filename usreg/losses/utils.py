@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., nn.Module])
 
+Term = tuple[float, Callable[[], torch.Tensor]]
+"""A weight, and what computes the value that it multiplies."""
+
 MIN_SMOOTH_NR = 1e-4
 MIN_SMOOTH_DR = 1e-2
 
@@ -87,7 +90,7 @@ def check_weights(**weights: float) -> None:
             raise ValueError(f"{name} is {weight}; it must be a finite number of 0 or more")
 
 
-def weighted_sum(warped: torch.Tensor, *terms: tuple[float, Callable[[], torch.Tensor]]) -> torch.Tensor:
+def weighted_sum(warped: torch.Tensor, *terms: Term) -> torch.Tensor:
     """The sum of ``weight * term()``; a term of weight 0 is not computed.
 
     Without any term the result is 0 and still depends on ``warped``, so that ``backward`` works.

@@ -30,7 +30,7 @@ BLOCK = 512  # voxels per program
 
 
 @triton.jit
-def _penalty(voxel, position, size, stride, weight, exists, CENTRAL: tl.constexpr, L1: tl.constexpr):
+def penalty_along(voxel, position, size, stride, weight, exists, CENTRAL: tl.constexpr, L1: tl.constexpr):
     """The weighted penalty of the difference along an axis that belongs to a voxel."""
     if CENTRAL:
         difference = load_real(voxel + stride, exists) - load_real(voxel - stride, exists)
@@ -65,11 +65,11 @@ def sum_penalties(
             exists = exists & lies_within(y, H, 1)
         if DIMS >= 3:
             exists = exists & lies_within(z, D, 1)
-    value = _penalty(voxel, x, W, 1, weight_x, exists, CENTRAL, L1)
+    value = penalty_along(voxel, x, W, 1, weight_x, exists, CENTRAL, L1)
     if DIMS >= 2:
-        value += _penalty(voxel, y, H, W, weight_y, exists, CENTRAL, L1)
+        value += penalty_along(voxel, y, H, W, weight_y, exists, CENTRAL, L1)
     if DIMS >= 3:
-        value += _penalty(voxel, z, D, H * W, weight_z, exists, CENTRAL, L1)
+        value += penalty_along(voxel, z, D, H * W, weight_z, exists, CENTRAL, L1)
     value *= of_component(component, DIMS, own_z, own_y, own_x)
     if KEEP_MAP:
         tl.store(loss_map + map_index(component, z, y, x, D, H, W, DIMS, 1 if CENTRAL else 0), value, mask=exists)
@@ -78,7 +78,7 @@ def sum_penalties(
 
 
 @triton.jit
-def _pull(
+def pull_along(
     voxel, grad_map, component, z, y, x, D, H, W, position, size, stride, weight, others,
     AXIS: tl.constexpr, DIMS: tl.constexpr, CENTRAL: tl.constexpr, L1: tl.constexpr, HAS_MAP: tl.constexpr,
 ):  # fmt: skip
@@ -120,17 +120,17 @@ def write_gradient(
             within_y = lies_within(y, H, 1)
         if DIMS >= 3:
             within_z = lies_within(z, D, 1)
-    pull = _pull(
+    pull = pull_along(
         voxel, grad_output, component, z, y, x, D, H, W, x, W, 1, weight_x, inside & within_y & within_z,
         2, DIMS, CENTRAL, L1, HAS_MAP,
     )  # fmt: skip
     if DIMS >= 2:
-        pull += _pull(
+        pull += pull_along(
             voxel, grad_output, component, z, y, x, D, H, W, y, H, W, weight_y, inside & within_x & within_z,
             1, DIMS, CENTRAL, L1, HAS_MAP,
         )  # fmt: skip
     if DIMS >= 3:
-        pull += _pull(
+        pull += pull_along(
             voxel, grad_output, component, z, y, x, D, H, W, z, D, H * W, weight_z, inside & within_x & within_y,
             0, DIMS, CENTRAL, L1, HAS_MAP,
         )  # fmt: skip
@@ -140,7 +140,7 @@ def write_gradient(
     tl.store(gradient + first + index, pull.to(gradient.dtype.element_ty), mask=inside)
 
 
-def _weights(
+def kernel_weights(
     dvf: torch.Tensor, penalty: str, scheme: str, spacing: list[float] | None, normalize: bool, reduction: str
 ) -> tuple[list[float], int]:
     """The kernels' weights, of the axes and of the components; and the divisor of the sum."""
@@ -164,7 +164,7 @@ def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tupl
     """The loss."""
     field, keep_map = dvf.contiguous(), params["reduction"] == "none"
     loss = field.new_empty(loss_shape(dvf, **params), dtype=torch.float32)
-    weights, divisor = _weights(dvf, **params)
+    weights, divisor = kernel_weights(dvf, **params)
     if field.numel() == 0:
         differences = params["scheme"] == "central" or max(dvf.shape[2:]) > 1
         return loss.fill_(float("nan") if params["reduction"] == "mean" and differences else 0.0), []
@@ -189,7 +189,7 @@ def backward(
     gradient = torch.empty_like(field)
     if field.numel() == 0:
         return [gradient]
-    weights, divisor = _weights(dvf, **params)
+    weights, divisor = kernel_weights(dvf, **params)
     weights[:3] = [weight / divisor for weight in weights[:3]]
     pieces, count = programs(field, BLOCK)
     with device_guard(field):

@@ -16,6 +16,7 @@ from usreg_kernels.ops.lncc import triton_tuning
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
 from usreg_kernels.ops.lncc.triton_march import correlate, propagate
 from usreg_kernels.ops.lncc.triton_plan import (
+    LARGEST_WITH_ALL_MAPS,
     Tile,
     Weights,
     best_by_counts,
@@ -137,27 +138,45 @@ def backward(
     if not found or pred.numel() == 0:
         return found
     window = make_window(kernel_type, tuple(kernel_size))
-    weights = trimmed_weights(window)
-    if needs_grad == [False, True]:
-        images.reverse()
-        gradients.reverse()
     with device_guard(pred):
         if maps.numel() == 0:
+            ordered = images[::-1] if needs_grad == [False, True] else images
             maps = pred.new_empty(map_shape(pred.shape, needs_grad), dtype=torch.float32)
-            _correlate(images[0], images[1], mask, maps, None, window, smooth_nr, smooth_dr)
-        used = _used_maps(maps.shape[-2], needs_grad)
-
-        def launch(tile: Tile) -> Any:
-            plan = make_plan(pred, weights, tile)
-            incoming = _padded(grad_output, plan.pitch) if reduction == "none" else grad_output
-            return propagate[(plan.programs,)](
-                incoming, divisor, maps, *images, *gradients, *plan.runtime_arguments, HAS_MAP=reduction == "none",
-                MAPS=maps.shape[-2], USED=used, PRED=gradients[0] is not None, TARGET=gradients[1] is not None,
-                **plan.constants,
-            )  # fmt: skip
-
-        launch(_tile("propagate", pred, weights, len(used), launch))
+            _correlate(ordered[0], ordered[1], mask, maps, None, window, smooth_nr, smooth_dr)
+        if all(needs_grad) and max(kernel_size) > LARGEST_WITH_ALL_MAPS:
+            marches = [[True, False], [False, True]]
+        else:
+            marches = [needs_grad]
+        for wanted in marches:
+            written = [gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)]
+            _propagate(grad_output, divisor, maps, images, written, trimmed_weights(window), reduction)
     return found
+
+
+def _propagate(
+    grad_output: torch.Tensor,
+    divisor: torch.Tensor,
+    maps: torch.Tensor,
+    images: list[torch.Tensor],
+    gradients: list[torch.Tensor | None],
+    weights: Weights,
+    reduction: str,
+) -> None:
+    """Run the backward march: fills the gradients that are not None."""
+    used = _used_maps(maps.shape[-2], [gradient is not None for gradient in gradients])
+    if gradients[0] is None:
+        images, gradients = images[::-1], gradients[::-1]
+
+    def launch(tile: Tile) -> Any:
+        plan = make_plan(images[0], weights, tile)
+        incoming = _padded(grad_output, plan.pitch) if reduction == "none" else grad_output
+        return propagate[(plan.programs,)](
+            incoming, divisor, maps, *images, *gradients, *plan.runtime_arguments, HAS_MAP=reduction == "none",
+            MAPS=maps.shape[-2], USED=used, PRED=gradients[0] is not None, TARGET=gradients[1] is not None,
+            **plan.constants,
+        )  # fmt: skip
+
+    launch(_tile("propagate", images[0], weights, len(used), launch))
 
 
 def _used_maps(saved: int, needs_grad: list[bool]) -> tuple[int, ...]:

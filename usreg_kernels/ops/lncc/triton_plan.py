@@ -16,6 +16,9 @@ from usreg_kernels.windows import Window
 LARGEST_WINDOW = 15
 """Beyond it the unfinished sums of a thread's voxels outgrow the registers."""
 
+LARGEST_WITH_ALL_MAPS = 13
+"""The largest window whose backward march keeps the sums of five maps in registers; above, a march per gradient."""
+
 _WARPS = 4  # per program: four programs of 128 registers per thread fill a multiprocessor
 _COST_OF_FOUR_COLUMNS = 0.87  # against two, in instructions per voxel of the main loop
 
@@ -116,10 +119,12 @@ def tiles_by_counts(weights: Weights, height: int, *, backward: bool, sums: int)
     """
     window = max(map(len, weights))
     box = all(set(row) == {1.0} for row in weights)
-    widest = 7 if backward and sums == 3 and box else 3
+    all_maps = backward and sums == 5
+    largest_with_four_columns = 5 if backward and box and not all_maps else 3
+    largest_in_128_registers = 5 if all_maps else 7
     tiles = []
-    for columns in (2, 4) if window <= widest else (2,):
-        registers = 128 if window <= 7 and columns == 2 else None
+    for columns in (2, 4) if window <= largest_with_four_columns else (2,):
+        registers = 128 if window <= largest_in_128_registers and columns == 2 else None
         for lanes in (32, 16, 8):
             rows = min(_WARPS * 32 // lanes, 1 << (height - 1).bit_length())
             if lanes > 2 * ceil_div(len(weights[2]) // 2, columns) and rows * lanes >= 32:
