@@ -1,307 +1,191 @@
-"""``python -m bench.sass``: what the Triton kernels compile to, without a GPU.
+"""``python -m bench.sass``: what the Triton kernels compile to, without a GPU. Times are not among it.
 
-Calls the product's own code on CPU tensors, notes how it launches each kernel instead of launching it, and compiles the
-kernel ahead of time with just these parameters. What the machine code holds are facts: registers, stack, instructions.
-Times are not among them.
+A row per kernel and way to launch it: registers per thread, bytes of stack (where registers spill to memory) and of
+shared memory, instructions per voxel of the main loop, bytes per voxel that must move if each volume moves once, and
+the share of a multiprocessor's threads that the registers leave room for.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import subprocess
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from importlib import import_module
-from math import prod
-from pathlib import Path
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 
-TARGETS = {
-    "sm_80": ("cuda", 80, 32),
-    "sm_90": ("cuda", 90, 32),
-    "sm_100": ("cuda", 100, 32),
-    "gfx942": ("hip", "gfx942", 64),
-}
-_TYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-_OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
-_REGISTERS_PER_MULTIPROCESSOR = 65536
-_THREADS_PER_MULTIPROCESSOR = 2048
+from bench.ahead_of_time import DTYPES, TARGETS, Compiled, compile_launch, recording
 
-
-@dataclass(frozen=True)
-class Launch:
-    """How the product launches a kernel.
-
-    Attributes:
-        name: ``op.kernel``.
-        kernel: the Triton function.
-        grid: programs along each axis.
-        arguments: by the names of the kernel's parameters.
-        options: of the compiler.
-    """
-
-    name: str
-    kernel: Any
-    grid: tuple[int, ...]
-    arguments: Mapping[str, Any]
-    options: Mapping[str, Any]
-
-    def source(self) -> Any:
-        """What Triton's compiler takes, with the arguments specialised as at a launch."""
-        from triton.compiler import ASTSource
-
-        signature, constants, attributes = {}, {}, {}
-        for i, (name, value) in enumerate(self.arguments.items()):
-            is_constant = self.kernel.params[i].is_constexpr or value is None or (type(value) is int and value == 1)
-            if is_constant:
-                signature[name], constants[name] = "constexpr", value
-            elif isinstance(value, torch.Tensor):
-                signature[name] = f"*{_TYPES[value.dtype]}"
-                attributes[(i,)] = [["tt.divisibility", 16]]
-            elif isinstance(value, int):
-                signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-                if value % 16 == 0:
-                    attributes[(i,)] = [["tt.divisibility", 16]]
-            else:
-                signature[name] = "fp32"
-        return ASTSource(self.kernel, signature=signature, constexprs=constants, attrs=attributes)
-
-
-class _Recorder:
-    """Stands for a Triton function in a module, and notes its launches."""
-
-    def __init__(self, name: str, kernel: Any, launches: list[Launch]) -> None:
-        self._name, self._kernel, self._launches = name, kernel, launches
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(*arguments: Any, **keywords: Any) -> None:
-            options = {name: keywords.pop(name) for name in _OPTIONS if name in keywords}
-            names = [parameter.name for parameter in self._kernel.params]
-            given = {**dict(zip(names, arguments, strict=False)), **keywords}
-            ordered = {name: given[name] for name in names}
-            self._launches.append(Launch(self._name, self._kernel, tuple(grid), ordered, options))
-
-        return launch
-
-
-@contextmanager
-def recording(op: str) -> Iterator[tuple[ModuleType, list[Launch]]]:
-    """The module of an op's Triton backend, whose launches are noted instead of carried out."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        raise RuntimeError("TRITON_INTERPRET=1 leaves nothing to compile: unset it")
-    from triton.runtime.jit import JITFunction
-
-    module = import_module(f"usreg_kernels.ops.{op}.triton")
-    second_stage = import_module("usreg_kernels.ops.triton_reduction")
-    launches: list[Launch] = []
-    replaced = []
-    for owner in (module, second_stage):
-        for name, kernel in vars(owner).items():
-            if isinstance(kernel, JITFunction):
-                replaced.append((owner, name, kernel))
-    try:
-        for owner, name, kernel in replaced:
-            setattr(owner, name, _Recorder(f"{op}.{name.lstrip('_')}", kernel, launches))
-        yield module, launches
-    finally:
-        for owner, name, kernel in replaced:
-            setattr(owner, name, kernel)
-
-
-@dataclass
-class Compiled:
-    """What a launch compiles to for one target.
-
-    Attributes:
-        launch: what was compiled.
-        target: a key of :data:`TARGETS`.
-        assembly: the code of each stage, by the compiler's names.
-    """
-
-    launch: Launch
-    target: str
-    assembly: Mapping[str, Any] = field(repr=False)
-
-    @cached_property
-    def resources(self) -> dict[str, int]:
-        """Registers per thread (``REG``), bytes of stack (``STACK``) and of shared memory (``SHARED``)."""
-        text = _tool("cuobjdump", self.assembly["cubin"], "--dump-resource-usage")
-        return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", text)}
-
-    @cached_property
-    def instructions(self) -> list[str]:
-        """The machine code (SASS), an instruction each; labels end with a colon."""
-        found = []
-        for line in _tool("nvdisasm", self.assembly["cubin"], "-c").splitlines():
-            if label := re.match(r"\s*(\.L_\w+):", line):
-                found.append(f"{label.group(1)}:")
-            elif code := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
-                found.append(code.group(1))
-        return found
-
-    @cached_property
-    def main_loop(self) -> list[str]:
-        """The instructions of the longest loop; of the whole kernel, where there is none."""
-        labels, loops = {}, []
-        for i, text in enumerate(self.instructions):
-            if text.endswith(":"):
-                labels[text[:-1]] = i
-            elif (jump := re.search(r"BRA.*`\((\.L_\w+)\)", text)) and labels.get(jump.group(1), i) < i - 1:
-                loops.append((labels[jump.group(1)], i + 1))  # a jump to itself only fills up the end of the code
-        begin, end = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, len(self.instructions)))
-        return [text for text in self.instructions[begin:end] if not text.endswith(":")]
-
-    @property
-    def opcodes(self) -> Counter[str]:
-        """How often each instruction occurs in the main loop, without its modifiers."""
-        return Counter(re.sub(r"^@\S+\s+", "", text).split()[0].split(".")[0] for text in self.main_loop)
-
-    @property
-    def layout_conversions(self) -> int:
-        """Exchanges of values between threads through shared memory."""
-        return str(self.assembly["ttgir"]).count("ttg.convert_layout")
-
-    @property
-    def threads(self) -> int:
-        """Threads per program."""
-        return 32 * int(self.launch.options.get("num_warps", 4))
-
-    @property
-    def per_voxel(self) -> float:
-        """Instructions of the main loop per voxel; of the second stage of a reduction, per partial sum."""
-        sizes = [
-            int(self.launch.arguments[name]) for name in ("BLOCK", "TX", "BY", "BG") if name in self.launch.arguments
-        ]
-        return len(self.main_loop) * self.threads / prod(sizes)
-
-    @property
-    def occupancy(self) -> float:
-        """The share of a multiprocessor's threads that registers leave room for."""
-        per_warp = -(-self.resources["REG"] * 32 // 256) * 256
-        programs = _REGISTERS_PER_MULTIPROCESSOR // (per_warp * (self.threads // 32))
-        return min(1.0, programs * self.threads / _THREADS_PER_MULTIPROCESSOR)
-
-
-def _tool(name: str, binary: bytes, *options: str) -> str:
-    """What a tool of the CUDA toolkit that comes with Triton prints of a binary."""
-    import triton
-
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        return subprocess.run([path, *options, file.name], capture_output=True, text=True, check=True).stdout
-
-
-def compile_launch(launch: Launch, target: str) -> Compiled:
-    """Compile a noted launch for one of :data:`TARGETS`."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-
-    options = dict(launch.options)
-    if TARGETS[target][0] == "hip":
-        options.pop("maxnreg", None)
-    compiled = triton.compile(launch.source(), target=GPUTarget(*TARGETS[target]), options=options)
-    return Compiled(launch, target, compiled.asm)
-
-
-# ---- the calls of the table ------------------------------------------------------------------------------------------
+HALVES = (torch.float16, torch.bfloat16)
+WINDOWS = (3, 5, 7, 9, 11, 13, 15)
 
 Call = Callable[[ModuleType, torch.dtype], None]
 
 
-def _smoothness(module: ModuleType, dtype: torch.dtype) -> None:
-    dvf = torch.empty(1, 3, 16, 32, 48, dtype=dtype)
-    for reduction in ("mean", "none"):
-        for scheme, penalty in (("forward", "l2"), ("central", "l1")):
-            params = {"penalty": penalty, "scheme": scheme, "spacing": None, "normalize": False, "reduction": reduction}
-            loss, saved = module.forward(dvf, needs_grad=[True], **params)
-            module.backward(loss, saved, dvf, needs_grad=[True], **params)
+def _smoothness(module: ModuleType, dtype: torch.dtype, **changes: Any) -> None:
+    dvf = torch.empty(1, 3, 64, 64, 64, dtype=dtype)
+    params = {"penalty": "l2", "scheme": "forward", "spacing": None, "normalize": False, "reduction": "mean", **changes}
+    loss, saved = module.forward(dvf, needs_grad=[True], **params)
+    module.backward(loss, saved, dvf, needs_grad=[True], **params)
 
 
-def _bending(module: ModuleType, dtype: torch.dtype) -> None:
-    dvf = torch.empty(1, 3, 16, 32, 48, dtype=dtype)
-    for reduction in ("mean", "none"):
-        loss, saved = module.forward(dvf, needs_grad=[True], normalize=False, reduction=reduction)
-        module.backward(loss, saved, dvf, needs_grad=[True], normalize=False, reduction=reduction)
+def _bending(module: ModuleType, dtype: torch.dtype, reduction: str = "mean") -> None:
+    dvf = torch.empty(1, 3, 64, 64, 64, dtype=dtype)
+    loss, saved = module.forward(dvf, needs_grad=[True], normalize=False, reduction=reduction)
+    module.backward(loss, saved, dvf, needs_grad=[True], normalize=False, reduction=reduction)
 
 
-def _dvf_mse(module: ModuleType, dtype: torch.dtype) -> None:
-    pred = torch.empty(1, 3, 16, 32, 48, dtype=dtype)
-    for mask in (None, torch.empty(1, 1, 16, 32, 48)):
-        loss, saved = module.forward(pred, pred, mask, reduction="mean")
-        module.backward(loss, saved, pred, pred, mask, needs_grad=[True, False], reduction="mean")
+def _dvf_mse(module: ModuleType, dtype: torch.dtype, masked: bool = False) -> None:
+    pred, gt = torch.empty(2, 1, 3, 64, 64, 64, dtype=dtype)
+    mask = torch.empty(1, 1, 64, 64, 64) if masked else None
+    loss, saved = module.forward(pred, gt, mask, reduction="mean")
+    module.backward(loss, saved, pred, gt, mask, needs_grad=[True, False], reduction="mean")
 
 
-def _lncc(module: ModuleType, dtype: torch.dtype) -> None:
-    for window in (3, 5, 7, 9, 11, 15):
-        lncc_step(module, dtype, window)
+def _supervision(module: ModuleType, dtype: torch.dtype) -> None:
+    pred, gt = torch.empty(2, 1, 3, 64, 64, 64, dtype=dtype)
+    params = {"mse_weight": 1.0, "smooth_weight": 0.1, "spacing": None}
+    loss, saved = module.forward(pred, gt, needs_grad=[True, False], **params)
+    module.backward(loss, saved, pred, gt, needs_grad=[True, False], **params)
 
 
-def lncc_step(module: ModuleType, dtype: torch.dtype, window: int, **changes: Any) -> None:
-    """Forward and backward of LNCC with a rectangular window, or with other arguments of its Triton backend."""
-    arguments = {
-        "shape": (1, 1, 64, 64, 64),
+def _lncc(
+    module: ModuleType,
+    dtype: torch.dtype,
+    window: int,
+    shape: Sequence[int] = (1, 1, 128, 128, 128),
+    masked: bool = False,
+    **changes: Any,
+) -> None:
+    """Forward and backward with a rectangular window, or with other arguments of the backend."""
+    pred, target = torch.empty(2, *shape, dtype=dtype)
+    mask = torch.empty(shape) if masked else None
+    params = {
         "needs_grad": [True, False],
         "kernel_type": "rectangular",
         "reduction": "mean",
+        "kernel_size": [window] * (len(shape) - 2),
+        "smooth_nr": 0.0,
+        "smooth_dr": 1e-5,
         **changes,
     }
-    image = torch.empty(arguments.pop("shape"), dtype=dtype)
-    arguments |= {"kernel_size": [window] * (image.ndim - 2), "smooth_nr": 0.0, "smooth_dr": 1e-5}
-    loss, saved = module.forward(image, image, None, **arguments)
-    module.backward(loss, saved, image, image, None, **arguments)
+    loss, saved = module.forward(pred, target, mask, **params)
+    module.backward(loss, saved, pred, target, mask, **params)
 
 
-CALLS: dict[str, Call] = {
-    "gradient_smoothness": _smoothness,
-    "bending_energy": _bending,
-    "dvf_mse": _dvf_mse,
-    "lncc": _lncc,
+_BOTH = {"needs_grad": [True, True]}
+
+CALLS: dict[str, dict[str, Call]] = {
+    "lncc": {
+        **{f"window {size}": partial(_lncc, window=size) for size in WINDOWS},
+        **{f"gaussian {size}": partial(_lncc, window=size, kernel_type="gaussian") for size in (3, 7, 9, 15)},
+        **{f"window {size}, both gradients": partial(_lncc, window=size, **_BOTH) for size in (3, 7, 9, 15)},
+        "window 7, mask": partial(_lncc, window=7, masked=True),
+        "window 7, map": partial(_lncc, window=7, reduction="none"),
+        "window 7, gradient to target": partial(_lncc, window=7, needs_grad=[False, True]),
+        "window 7, width 64": partial(_lncc, window=7, shape=(1, 1, 64, 64, 64)),
+        "window 7, width 95": partial(_lncc, window=7, shape=(1, 1, 64, 64, 95)),
+        "window 7, 2-D": partial(_lncc, window=7, shape=(8, 1, 512, 512)),
+        "window 7, 1-D": partial(_lncc, window=7, shape=(8, 1, 4096)),
+    },
+    "gradient_smoothness": {
+        "forward, l2": _smoothness,
+        "central, l1": partial(_smoothness, scheme="central", penalty="l1"),
+        "forward, l2, map": partial(_smoothness, reduction="none"),
+    },
+    "bending_energy": {"mean": _bending, "map": partial(_bending, reduction="none")},
+    "dvf_mse": {"mean": _dvf_mse, "mask": partial(_dvf_mse, masked=True)},
+    "dvf_supervision": {"mean": _supervision},
 }
-"""By op: calls of its Triton backend that launch each of its kernels."""
+"""By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
 
 
-def launches(op: str, dtype: torch.dtype) -> list[Launch]:
-    """The launches of an op's calls in :data:`CALLS`."""
-    with recording(op) as (module, found):
-        CALLS[op](module, dtype)
-    return found
+@dataclass(frozen=True)
+class Row:
+    """A row of the table; what only machine code of CUDA tells is None for other targets."""
+
+    kernel: str
+    call: str
+    dtype: str
+    target: str
+    registers: int
+    stack: int
+    shared: int
+    instructions: float | None
+    bytes: float | None
+    occupancy: float | None
+    barriers: int | None
+    conversions: int
+    lane_bits: int | None
+    narrowest_load: int | None
+
+
+def _row(title: str, dtype: torch.dtype, found: Compiled) -> Row:
+    cuda = found.is_cuda
+    return Row(
+        kernel=found.launch.name,
+        call=title,
+        dtype=DTYPES[dtype],
+        target=found.target,
+        registers=found.resources["REG"],
+        stack=found.resources["STACK"],
+        shared=found.resources["SHARED"],
+        instructions=found.per_voxel if cuda else None,
+        bytes=found.launch.bytes_per_voxel,
+        occupancy=found.occupancy if cuda else None,
+        barriers=found.opcodes["BAR"] if cuda else None,
+        conversions=found.layout_conversions,
+        lane_bits=found.launch.lane_bits,
+        narrowest_load=found.narrowest_load if cuda else None,
+    )
+
+
+def rows(ops: Sequence[str], targets: Sequence[str]) -> Iterator[Row]:
+    """The table. Half precision changes loads and stores alone: of LNCC it is compiled for the plain windows."""
+    for op in ops:
+        for title, call in CALLS[op].items():
+            for dtype in (torch.float32, *HALVES):
+                if op == "lncc" and dtype in HALVES and title not in {f"window {size}" for size in WINDOWS}:
+                    continue
+                with recording(op) as (module, launches):
+                    call(module, dtype)
+                seen = set()
+                for launch in launches:
+                    if launch.name.endswith(".finish") and (title, dtype) != ("window 7", torch.float32):
+                        continue  # the second stage is one kernel for all
+                    if launch.name in seen:
+                        continue  # a march per gradient: the same code twice
+                    seen.add(launch.name)
+                    for target in targets:
+                        yield _row(title, dtype, compile_launch(launch, target))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.sass", description=__doc__.splitlines()[0])
     parser.add_argument("--op", choices=sorted(CALLS), action="append")
-    parser.add_argument("--target", choices=[name for name in TARGETS if name.startswith("sm")], action="append")
+    parser.add_argument("--target", choices=list(TARGETS), action="append", help="sm_80 and sm_90 unless given")
+    parser.add_argument("--json", action="store_true", help="one JSON object per row")
     options = parser.parse_args()
-    print(
-        "| kernel | dtype | target | registers | stack | shared | instructions per voxel | occupancy |\n"
-        + "|---" * 8
-        + "|"
-    )
-    for op in options.op or sorted(CALLS):
-        for dtype in (torch.float32, torch.float16):
-            seen = set()
-            for launch in launches(op, dtype):
-                key = (launch.name, tuple(launch.source().constants.items()))
-                if key in seen:
-                    continue
-                seen.add(key)
-                for target in options.target or ["sm_80", "sm_90"]:
-                    found = compile_launch(launch, target)
-                    row = [launch.name, _TYPES[dtype], target, found.resources["REG"], found.resources["STACK"]]
-                    row += [found.resources["SHARED"], f"{found.per_voxel:.1f}", f"{100 * found.occupancy:.0f} %"]
-                    print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    found = rows(options.op or list(CALLS), options.target or ["sm_80", "sm_90"])
+    if options.json:
+        for row in found:
+            print(json.dumps(asdict(row)), flush=True)
+        return
+    shown = [f.name for f in fields(Row)][:10]
+    print("| " + " | ".join(shown) + " |\n" + "|---" * len(shown) + "|")
+    for row in found:
+        cells = {**asdict(row), "occupancy": None if row.occupancy is None else f"{100 * row.occupancy:.0f} %"}
+        print("| " + " | ".join(_cell(cells[name]) for name in shown) + " |", flush=True)
 
 
 if __name__ == "__main__":

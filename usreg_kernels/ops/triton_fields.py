@@ -1,7 +1,8 @@
 """What the Triton kernels of a displacement field's losses share: where a program's voxels lie, and their neighbours.
 
 A program takes BLOCK voxels of one component that follow on each other in memory, so that any shape fills it. Values of
-neighbours come from the caches: each travels from memory once.
+neighbours come from the caches: each travels from memory once. H and W are constants of the compilation, since dividing
+by a variable takes tens of instructions: a field of another height or width compiles its kernels anew.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ def _mixed(voxel, stride, other, exists):
 
 @triton.jit
 def sum_energies(
-    dvf, loss_map, partials, pieces, D, H, W, zz, zy, zx, yy, yx, xx, own_z, own_y, own_x,
+    dvf, loss_map, partials, pieces, D, H: tl.constexpr, W: tl.constexpr,
+    zz, zy, zx, yy, yx, xx, own_z, own_y, own_x,
     DIMS: tl.constexpr, KEEP_MAP: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The energy map of this program's voxels, or its sum. zz to xx, own_*: weights of axes, components."""
@@ -127,7 +128,8 @@ def _mixed_pull(
 
 @triton.jit
 def write_gradient(
-    grad_output, dvf, gradient, pieces, D, H, W, zz, zy, zx, yy, yx, xx, own_z, own_y, own_x,
+    grad_output, dvf, gradient, pieces, D, H: tl.constexpr, W: tl.constexpr,
+    zz, zy, zx, yy, yx, xx, own_z, own_y, own_x,
     DIMS: tl.constexpr, HAS_MAP: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of this program's voxels; grad_output is multiplied in before rounding."""

@@ -22,7 +22,8 @@ BLOCK = 512  # voxels per program
 
 @triton.jit
 def sum_terms(
-    pred, gt, partials, pieces, D, H, W, mse_weight, weight_z, weight_y, weight_x,
+    pred, gt, partials, pieces, D, H: tl.constexpr, W: tl.constexpr,
+    mse_weight, weight_z, weight_y, weight_x,
     DIMS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The sum of this program's weighted squared errors and penalties. weight_*: of an axis' penalties."""
@@ -40,7 +41,8 @@ def sum_terms(
 
 @triton.jit
 def write_gradients(
-    grad_output, pred, gt, pred_grad, gt_grad, pieces, D, H, W, mse_weight, weight_z, weight_y, weight_x,
+    grad_output, pred, gt, pred_grad, gt_grad, pieces, D, H: tl.constexpr, W: tl.constexpr,
+    mse_weight, weight_z, weight_y, weight_x,
     PRED: tl.constexpr, GT: tl.constexpr, DIMS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of this program's voxels; grad_output is multiplied in before rounding."""

@@ -51,7 +51,8 @@ def _slope(difference, L1: tl.constexpr):
 
 @triton.jit
 def sum_penalties(
-    dvf, loss_map, partials, pieces, D, H, W, weight_z, weight_y, weight_x, own_z, own_y, own_x,
+    dvf, loss_map, partials, pieces, D, H: tl.constexpr, W: tl.constexpr,
+    weight_z, weight_y, weight_x, own_z, own_y, own_x,
     DIMS: tl.constexpr, CENTRAL: tl.constexpr, L1: tl.constexpr, KEEP_MAP: tl.constexpr, WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +104,8 @@ def pull_along(
 
 @triton.jit
 def write_gradient(
-    grad_output, dvf, gradient, pieces, D, H, W, weight_z, weight_y, weight_x, own_z, own_y, own_x,
+    grad_output, dvf, gradient, pieces, D, H: tl.constexpr, W: tl.constexpr,
+    weight_z, weight_y, weight_x, own_z, own_y, own_x,
     DIMS: tl.constexpr, CENTRAL: tl.constexpr, L1: tl.constexpr, HAS_MAP: tl.constexpr, WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
