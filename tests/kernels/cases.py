@@ -59,9 +59,10 @@ class Case:
         return weights * (weights > 0.3)
 
     def loss(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """The loss of the tensors."""
-        mask = {"mask": self.mask()} if self.mask_channels else {}
-        return FUNCTIONS[self.op](*tensors, **self.arguments, **mask)
+        """The loss of the tensors, on their device."""
+        mask = self.mask()
+        masked = {} if mask is None else {"mask": mask.to(tensors[0].device)}
+        return FUNCTIONS[self.op](*tensors, **self.arguments, **masked)
 
 
 def _lncc() -> list[Case]:

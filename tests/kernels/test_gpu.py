@@ -1,0 +1,291 @@
+"""The GPU backends on a GPU: the cases of the other tests on the device, and what only a device can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kernels.cases import CASES, DTYPES, FUNCTIONS, ONE_CASE_PER_OP, Case, takes
+from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.lncc_features import FEATURES, Feature
+
+import usreg_kernels as uk
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = torch.device("cuda")
+ON_GPU = [(op, name) for op in FUNCTIONS for name in ("triton", "cuda") if name in uk.available_backends(op)]
+EVERY_OP = pytest.mark.parametrize(
+    ("case", "backend"), [(case, name) for case in ONE_CASE_PER_OP for op, name in ON_GPU if op == case.op], ids=str
+)
+MAP_TOLERANCE = 3e-6  # of a value of a loss map, from float32 sums
+
+
+def _step(case: Case, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The loss and its gradients, for an incoming gradient that is not 1."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    loss = case.loss(*leaves)
+    incoming = torch.rand(loss.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(loss)
+    return [loss.detach(), *torch.autograd.grad(loss, leaves, incoming)]
+
+
+def _on_device(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
+    return [tensor.detach().to(DEVICE) for tensor in case.tensors(dtype, seed)]
+
+
+# ---- the cases of the other tests ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "backend"), [(case, name) for case in CASES for op, name in ON_GPU if op == case.op], ids=str
+)
+def test_agrees_with_the_cpu(case: Case, backend: str, dtype: torch.dtype) -> None:
+    """In float64 on the CPU: with the C++ kernels where they are built."""
+    if not takes(backend, dtype):
+        with uk.use_backend(backend), pytest.raises(uk.BackendError, match="float32"):
+            case.loss(*_on_device(case, dtype))
+        return
+    tensors = [tensor.detach() for tensor in case.tensors(dtype)]
+    with uk.use_backend(backend):
+        loss, *gradients = _step(case, [tensor.to(DEVICE) for tensor in tensors])
+    expected, *wanted = _step(case, [tensor.double() for tensor in tensors])
+    narrow = case.op == "lncc" and case.dims == 1 and "kernel_size" not in case.arguments  # windows of three voxels
+    losses, slopes = (1e-4, 1e-3) if narrow else (MAP_TOLERANCE if loss.ndim else 0.0, 0.0)
+    assert_close(loss.cpu(), expected, max(LOSS_TOLERANCE[dtype], losses))
+    for gradient, oracle in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == dtype
+        assert_close(gradient.cpu(), oracle, max(GRADIENT_TOLERANCE[dtype], slopes))
+
+
+@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+@pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES)
+def test_lncc_feature(feature: Feature, backend: str) -> None:
+    tensors = feature.tensors()
+    with uk.use_backend(backend), feature.pinned():
+        loss, *gradients = feature.loss_and_gradients([tensor.to(DEVICE) for tensor in tensors])
+    expected, *wanted = feature.loss_and_gradients([tensor.double() for tensor in tensors])
+    assert_close(loss.cpu(), expected, MAP_TOLERANCE if loss.ndim else LOSS_TOLERANCE[feature.dtype])
+    for gradient, oracle in zip(gradients, wanted, strict=True):
+        assert_close(gradient.cpu(), oracle, GRADIENT_TOLERANCE[feature.dtype], floor=1e-6)
+
+
+@EVERY_OP
+def test_same_bits_every_time(case: Case, backend: str) -> None:
+    large = [torch.rand(2, 3, 40, 50, 60, device=DEVICE) for _ in case.tensors()]
+    with uk.use_backend(backend):
+        first, *rest = (_step(case, large) for _ in range(5))
+    for other in rest:
+        assert all(torch.equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+# ---- devices, streams and graphs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_the_automatic_choice_is_a_fused_kernel(op: str) -> None:
+    tensors = _on_device(Case(op))
+    assert uk.explain(op, *tensors).chosen == next(name for other, name in ON_GPU if other == op)
+
+
+@EVERY_OP
+def test_nothing_waits_for_the_device(case: Case, backend: str) -> None:
+    tensors = _on_device(case)
+    incoming = torch.ones((), device=DEVICE)
+
+    def step() -> None:
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        torch.autograd.grad(case.loss(*leaves), leaves, incoming)
+
+    with uk.use_backend(backend):
+        step()  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@EVERY_OP
+def test_graph_capture(case: Case, backend: str) -> None:
+    leaves = [tensor.requires_grad_() for tensor in _on_device(case)]
+    with uk.use_backend(backend):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            torch.autograd.grad(case.loss(*leaves), leaves)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = case.loss(*leaves)
+            gradients = torch.autograd.grad(loss, leaves)
+        fresh = _on_device(case, seed=7)
+        with torch.no_grad():
+            for leaf, values in zip(leaves, fresh, strict=True):
+                leaf.copy_(values)
+        graph.replay()
+        again = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+        expected = case.loss(*again)
+        assert torch.equal(loss, expected)
+        for gradient, wanted in zip(gradients, torch.autograd.grad(expected, again), strict=True):
+            assert torch.equal(gradient, wanted)
+
+
+@EVERY_OP
+def test_two_streams(case: Case, backend: str) -> None:
+    inputs = [[torch.rand(1, 3, 64, 64, 64, device=DEVICE) for _ in case.tensors()] for _ in range(2)]
+    with uk.use_backend(backend):
+        expected = [_step(case, tensors) for tensors in inputs]
+        torch.cuda.synchronize()
+        streams = [torch.cuda.Stream() for _ in inputs]
+        results = []
+        for stream, tensors in zip(streams, inputs, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(_step(case, tensors))
+        torch.cuda.synchronize()
+    for result, wanted in zip(results, expected, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(result, wanted, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@EVERY_OP
+def test_another_device_than_the_current_one(case: Case, backend: str) -> None:
+    tensors = _on_device(case)
+    with uk.use_backend(backend):
+        expected = _step(case, tensors)
+        found = _step(case, [tensor.to("cuda:1") for tensor in tensors])
+    for result, wanted in zip(found, expected, strict=True):
+        assert result.device == torch.device("cuda:1")
+        assert torch.equal(result.cpu(), wanted.cpu())
+
+
+@EVERY_OP
+def test_compile_fullgraph(case: Case, backend: str) -> None:
+    leaves = [tensor.requires_grad_() for tensor in _on_device(case)]
+    torch.compiler.reset()
+
+    def function(*tensors: torch.Tensor) -> torch.Tensor:
+        return case.loss(*(2 * tensor for tensor in tensors)) * 3
+
+    with uk.use_backend(backend):
+        compiled = torch.compile(function, fullgraph=True)
+        for one, two in zip(
+            torch.autograd.grad(compiled(*leaves), leaves), torch.autograd.grad(function(*leaves), leaves), strict=True
+        ):
+            assert_close(one, two, 1e-6)
+
+
+# ---- mixed precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+def test_autocast_with_a_grad_scaler(backend: str) -> None:
+    """A gradient of about 1 / voxels vanishes in float16 unless it is scaled before it is rounded."""
+    torch.manual_seed(0)
+    moving, fixed = torch.rand(2, 1, 1, 48, 48, 48, device=DEVICE)
+    weights = {}
+    for amp in (True, False):
+        torch.manual_seed(1)
+        network = torch.nn.Conv3d(1, 1, 3, padding=1).to(DEVICE)
+        scaler = torch.amp.GradScaler("cuda", enabled=amp)
+        with torch.autocast("cuda", dtype=torch.float16, enabled=amp), uk.use_backend(backend):
+            warped = network(moving)
+            assert warped.dtype == (torch.float16 if amp else torch.float32)
+            loss = uk.lncc_loss(warped, fixed.to(warped.dtype), kernel_size=7, smooth_dr=1e-2)
+        assert loss.dtype == torch.float32
+        scaler.scale(loss).backward()
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        scaler.unscale_(optimizer)
+        weights[amp] = network.weight.grad
+    assert weights[False].norm() > 0
+    assert_close(weights[True], weights[False], 0.02)
+
+
+# ---- more than 2^31 elements -----------------------------------------------------------------------------------------
+
+
+def _need(gib: float) -> None:
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    if free < gib:
+        pytest.skip(f"needs {gib} GiB of free GPU memory, and there are {free:.0f}")
+
+
+def _in_two_corners(shape: tuple[int, ...], block: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A float16 volume of zeros with noise in its first and last corner; and that noise, one block a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(2, *block, generator=generator).half().to(DEVICE)
+    volume = torch.zeros(shape, dtype=torch.float16, device=DEVICE)
+    volume[_corner(block, first=True)] = noise[:1]
+    volume[_corner(block, first=False)] = noise[1:]
+    return volume, noise
+
+
+def _corner(block: tuple[int, ...], first: bool) -> tuple[slice, ...]:
+    sizes = block[1:]
+    return (slice(None), slice(None), *[slice(0, size) if first else slice(-size, None) for size in sizes])
+
+
+def _compare_corners(
+    loss: Callable[..., torch.Tensor], shape: tuple[int, ...], block: tuple[int, ...], images: int
+) -> None:
+    """The summed loss of zeros with noise in two far corners, and its gradients, are those of the two corners.
+
+    Zeros add nothing to a sum; each corner gets as many zeros around it as its windows reach.
+    """
+    halo = 4
+    volumes, corners = zip(*(_in_two_corners(shape, block, seed) for seed in range(images)), strict=True)
+    leaves = [volume.requires_grad_() for volume in volumes]
+    found = loss(*leaves)
+    gradients = torch.autograd.grad(found, leaves[:1])
+    total = 0.0
+    for i, first in enumerate((True, False)):
+        pads = [(0, halo) if first else (halo, 0) for _ in block[1:]]
+        flat = [pad for pair in reversed(pads) for pad in pair]
+        small = [torch.nn.functional.pad(noise[i : i + 1], flat).requires_grad_() for noise in corners]
+        part = loss(*small)
+        (wanted,) = torch.autograd.grad(part, small[:1])
+        inner = _corner(block, first)
+        assert_close(gradients[0][inner], wanted[inner], 1e-3)
+        total += part.item()
+    assert abs(found.item() - total) <= 1e-5 * abs(total)
+
+
+LARGE = (2050, 1024, 1024)  # more than 2^31 voxels
+CORNER = (20, 24, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+def test_lncc_of_more_than_2_31_voxels(backend: str) -> None:
+    _need(45)
+    with uk.use_backend(backend):
+        _compare_corners(
+            lambda p, t: uk.lncc_loss(p, t, kernel_size=9, reduction="sum", smooth_dr=1e-2),
+            (1, 1, *LARGE), (1, *CORNER), images=2,
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+def test_lncc_of_a_plane_whose_maps_pass_2_31_elements(backend: str) -> None:
+    _need(16)
+    with uk.use_backend(backend):
+        _compare_corners(
+            lambda p, t: uk.lncc_loss(p, t, kernel_size=9, reduction="sum", smooth_dr=1e-2),
+            (1, 1, 24000, 24000), (1, 40, 50), images=2,
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "backend"), [pair for pair in ON_GPU if pair[0] in ("gradient_smoothness", "dvf_mse")])
+def test_a_field_of_more_than_2_31_voxels(op: str, backend: str) -> None:
+    _need(45)
+    with uk.use_backend(backend):
+        _compare_corners(
+            lambda *fields: FUNCTIONS[op](*fields, reduction="sum"),
+            (1, 3, *LARGE), (3, *CORNER), images=len(Case(op).tensors()),
+        )  # fmt: skip
