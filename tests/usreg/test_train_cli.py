@@ -222,3 +222,32 @@ class Broken(DeepRegSynthetic):
     assert "2 processes" in done.stdout
     assert "2 skipped (NaN or Inf: 2 in the inputs)" in done.stdout
     assert [path.name for path in Path().glob("run*")] == ["run"]
+
+
+def test_one_step_of_the_default_config_on_triton_has_the_loss_of_the_reference(tmp_path: Path) -> None:
+    """The default config at a tiny size, in Triton's interpreter where there is no GPU."""
+    pytest.importorskip("triton")
+    size = [
+        "image_size=[8, 8, 8]",
+        "train_dataset.num_samples=1",
+        "val_dataset.num_samples=1",
+        "model.channels=[4, 8]",
+        "model.strides=[2]",
+    ]
+    step = ["training.max_steps=1", "training.val_every=0", "training.batch_size=1", "training.num_workers=0"]
+    losses = {}
+    for backend in ("triton", "reference"):
+        folder = tmp_path / backend
+        command = [sys.executable, "-m", "usreg.train", *size, *step, "tensorboard.enabled=false"]
+        done = subprocess.run(
+            [*command, f"training.save_dir={folder}"],
+            env={**os.environ, "USREG_BACKEND": backend},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        header, row = (folder / "metrics.csv").read_text().splitlines()
+        losses[backend] = float(row.split(",")[header.split(",").index("train_loss")])
+    assert losses["triton"] == pytest.approx(losses["reference"], rel=1e-5)
+    assert losses["triton"] < 0
