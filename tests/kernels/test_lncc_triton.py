@@ -87,9 +87,11 @@ def _choose(launch=lambda tile: None) -> Tile:
     )
 
 
+@interpreted
 def test_without_a_file_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_tuning, "_file", None)
-    assert _choose(launch=pytest.fail) == Tile(2, 32, 4)
+    monkeypatch.setattr(triton_tuning, "choose", lambda *_: pytest.fail("measured"))
+    test_feature(FEATURES["window 3"])
 
 
 def test_the_fastest_tile_is_measured_once_and_pinned_by_the_file(file, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,13 +38,11 @@ def _padded(x: torch.Tensor, pitch: int) -> torch.Tensor:
 
 def _tile(kernel: str, image: torch.Tensor, weights: Weights, sums: int, launch: Callable[[Tile], Any]) -> Tile:
     """The tile of a launch; ``launch`` is called where tiles are measured."""
-    return triton_tuning.choose(
-        triton_tuning.key(kernel, image, weights, sums),
-        best_by_counts(tuple(image.shape), weights, kernel == "propagate", sums),
-        tiles_to_measure(),
-        launch,
-        image.device,
-    )
+    by_counts = best_by_counts(tuple(image.shape), weights, kernel == "propagate", sums)
+    if not triton_tuning.is_on():
+        return by_counts
+    name = triton_tuning.key(kernel, image, weights, sums)
+    return triton_tuning.choose(name, by_counts, tiles_to_measure(), launch, image.device)
 
 
 def _correlate(

@@ -32,6 +32,11 @@ _file = Path(os.environ["USREG_LNCC_TILES"]) if os.environ.get("USREG_LNCC_TILES
 _known: dict[str, Tile] | None = None
 
 
+def is_on() -> bool:
+    """Whether tiles are measured: whether there is a file for them."""
+    return _file is not None
+
+
 def key(kernel: str, image: torch.Tensor, weights: Weights, sums: int) -> str:
     """What a tile depends on: the device, the kernel and its sums, dtype, width and window."""
     device = torch.cuda.get_device_name(image.device) if image.device.type == "cuda" else image.device.type
@@ -44,11 +49,11 @@ def key(kernel: str, image: torch.Tensor, weights: Weights, sums: int) -> str:
 def choose(
     name: str, default: Tile, candidates: Sequence[Tile], launch: Callable[[Tile], Any], device: torch.device
 ) -> Tile:
-    """The tile of a launch.
+    """The tile of a launch, from the file or measured.
 
     Args:
         name: the launch, by :func:`key`.
-        default: the tile by counts.
+        default: what a graph is captured with, which cannot be measured.
         candidates: what to measure.
         launch: runs the kernel with a tile; returns what Triton's launch returns.
         device: where.
@@ -56,12 +61,11 @@ def choose(
     Raises:
         ValueError: the file of ``USREG_LNCC_TILES`` is not one of tiles.
     """
-    if _file is None:
-        return default
+    assert _file is not None
     known = _read(_file)
     if name not in known:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return default  # a graph being captured cannot be waited for
+            return default
         known[name] = _fastest(candidates, launch, device)
         _write(_file, known)
     return known[name]
