@@ -1,0 +1,90 @@
+"""Training steps and registrations, with our losses and with MONAI's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import end_to_end
+from bench.cases import IMAGES
+from bench.end_to_end import NAMES, OURS, Registration, Training
+from bench.measure import Plan
+from bench.recording import record
+
+SIZES = (24, 64)
+"""Sides of the training volumes: the default config's, and a realistic one."""
+
+ITERATIONS = {"tiny": 5, "96": 50, "brain": 20}
+"""By the name of a shape, iterations of the registration."""
+
+QUALITY_TOLERANCE = 0.01
+"""How far the final similarities of the two may lie apart: both are sums of the same terms in another order."""
+
+
+@pytest.fixture(scope="module")
+def trainings(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Training]]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {size: end_to_end.training(size, plan.rounds, plan.device, folder / str(size)) for size in SIZES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_training_step(
+    size: int, name: str, trainings: dict[int, dict[str, Training]], plan: Plan, benchmark: Any
+) -> None:
+    found = trainings[size]
+    if any(abs(training.last_loss - found[OURS].last_loss) > 1e-3 for training in found.values()):
+        pytest.fail(f"no speeds are shown: the losses differ after the same steps: {found}")
+    training = found[name]
+    extra = {
+        "kind": "training",
+        "op": "training step",
+        "contender": name,
+        "ours": name == OURS,
+        "shape": [size] * 3,
+        "device": plan.device,
+        "loss_seconds": training.loss.median,
+        "loss_share": training.loss.median / training.step.median,
+        "last_loss": training.last_loss,
+    }
+    record(benchmark, f"training step {size}^3", training.step, extra)
+
+
+@pytest.fixture(scope="module")
+def registrations() -> dict[str, dict[str, Registration]]:
+    return {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", ITERATIONS)
+def test_registration(
+    size: str,
+    name: str,
+    registrations: dict[str, dict[str, Registration]],
+    pytestconfig: pytest.Config,
+    plan: Plan,
+    benchmark: Any,
+) -> None:
+    chosen = (pytestconfig.getoption("bench_shapes") or "96").split(",")
+    if size not in chosen and not (pytestconfig.getoption("bench_full") and size != "tiny"):
+        pytest.skip(f"registration of {size} volumes: chosen by --bench-shapes, or --bench-full")
+    shape = IMAGES[size][2:]
+    if size not in registrations:
+        registrations[size] = end_to_end.registration(shape, ITERATIONS[size], plan.device)
+    ours, found = registrations[size][OURS], registrations[size][name]
+    if abs(found.after - ours.after) > QUALITY_TOLERANCE:
+        pytest.fail(f"no speeds are shown: similarity {found.after} with {name}, {ours.after} with ours")
+    extra = {
+        "kind": "registration",
+        "op": "registration",
+        "contender": name,
+        "ours": name == OURS,
+        "shape": list(shape),
+        "device": plan.device,
+        "iterations": ITERATIONS[size],
+        "similarity_before": found.before,
+        "similarity_after": found.after,
+        "field_difference": (found.field - ours.field).norm(dim=1).mean().item(),
+    }
+    record(benchmark, f"registration {'x'.join(map(str, shape))}", found.times, extra)
