@@ -40,7 +40,7 @@ SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128",
 """By device, the shapes of LNCC that run where none are chosen."""
 
 WINDOW = 9
-WINDOWS = (3, 5, 9, 15)
+WINDOWS = (3, 9, 15)
 ALL_WINDOWS = (3, 5, 7, 9, 11, 15)
 SCHEMES = ("forward", "central")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -84,6 +84,11 @@ class Case:
         return str(self.dtype).removeprefix("torch.")
 
     @property
+    def is_training(self) -> bool:
+        """Whether this is what training usually runs."""
+        return self.backward and self.dtype == torch.float32
+
+    @property
     def name(self) -> str:
         """In words, for titles and test ids; without blanks."""
         extra = [f"window{self.window}"] * (self.window is not None) + [f"{self.scheme}_differences"] * (
@@ -116,7 +121,7 @@ def cases(op: str, device: str = "cpu", full: bool = False, chosen: Sequence[str
     Args:
         op: a key of :data:`FUNCTIONS`.
         device: ``"cpu"`` or ``"cuda"``.
-        full: every combination; else every shape once, and one shape with each variation.
+        full: every combination; else every shape once, and the first with each variation.
         chosen: names of shapes that replace the device's.
     """
     found = _lncc_cases if op == "lncc" else _field_cases
@@ -128,7 +133,7 @@ def _lncc_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iter
     for name in names:
         base = Case(op, IMAGES[name], window=WINDOW)
         yield base
-        if full or name == _varied(names):
+        if full or name == names[0]:
             yield replace(base, backward=False)
             yield from (replace(base, window=window) for window in (ALL_WINDOWS if full else WINDOWS))
             yield from (replace(base, dtype=dtype) for dtype in (ALL_DTYPES if full else DTYPES))
@@ -144,11 +149,6 @@ def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Ite
         for scheme in SCHEMES if op == "gradient_smoothness" else (None,):
             base = Case(op, (batch, 3, *spatial), scheme=scheme)
             yield base
-            if full or name == _varied(names):
+            if full or name == names[0]:
                 yield replace(base, backward=False)
                 yield from (replace(base, dtype=dtype) for dtype in (ALL_DTYPES if full else ()))
-
-
-def _varied(names: Sequence[str]) -> str:
-    """The shape that the short run varies the other properties on."""
-    return "96" if "96" in names else names[0]

@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bench-patience",
         type=float,
         metavar="SECONDS",
-        help=f"leave out contenders whose single run takes longer ({Plan.patience:g}; with --bench-full any time)",
+        help=f"leave out what takes longer, but MONAI eager ({Plan.patience:g}; with --bench-full nothing)",
     )
 
 
@@ -57,9 +57,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every case of the module's ``OP`` with every contender."""
     if "contender" in metafunc.fixturenames:
         config, op = metafunc.config, metafunc.module.OP
-        pairs = [(case, contender) for case in _cases(config, op) for contender in _contenders(config, op)]
+        pairs = [(case, contender) for case in _cases(config, op) for contender in _contenders(config, case)]
         ids = [f"{case.name}-{contender.name}" for case, contender in pairs]
         metafunc.parametrize(("case", "contender"), pairs, ids=ids)
+
+
+@pytest.fixture(scope="session")
+def chosen_shapes(pytestconfig: pytest.Config) -> list[str]:
+    """The names that ``--bench-shapes`` holds, or, with ``--bench-full``, all but the trial's."""
+    if pytestconfig.getoption("bench_full"):
+        return [name for name in IMAGES if name != "tiny"]
+    return _chosen(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +104,7 @@ def show_speed(
     def show(case: Case, contender: Contender) -> None:
         if case not in compared:
             try:
-                compared[case] = compare(case, _contenders(pytestconfig, case.op), plan, session)
+                compared[case] = compare(case, _contenders(pytestconfig, case), plan, session)
             except WrongResult as wrong:
                 compared[case] = wrong
         outcomes = compared[case]
@@ -140,15 +148,22 @@ def _device(config: pytest.Config) -> str:
 
 
 def _cases(config: pytest.Config, op: str) -> list[Case]:
-    chosen = [name for name in (config.getoption("bench_shapes") or "").split(",") if name]
+    chosen = _chosen(config)
     if unknown := set(chosen) - set(IMAGES):
         raise pytest.UsageError(f"--bench-shapes: unknown {', '.join(sorted(unknown))}; valid: {', '.join(IMAGES)}")
     return cases(op, _device(config), config.getoption("bench_full"), chosen)
 
 
-def _contenders(config: pytest.Config, op: str) -> list[Contender]:
+def _chosen(config: pytest.Config) -> list[str]:
+    return [name for name in (config.getoption("bench_shapes") or "").split(",") if name]
+
+
+def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
+    """Those that were chosen; compilation takes much of the short run, which spends it on the usual cases alone."""
+    compiling = case.is_training or config.getoption("bench_full")
     words = [word.strip().lower() for word in (config.getoption("bench_contenders") or "").split(",")]
-    return [c for c in contenders(op) if c.ours or any(word in c.name.lower() for word in words)]
+    chosen = [c for c in contenders(case.op) if c.ours or any(word in c.name.lower() for word in words)]
+    return [c for c in chosen if c.ours or compiling or not c.compiles]
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:

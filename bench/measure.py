@@ -13,7 +13,7 @@ import torch
 
 import usreg_kernels as uk
 from bench.cases import FUNCTIONS, Case, Loss, make_inputs
-from bench.contenders import Absent, Contender
+from bench.contenders import REFERENCE, Absent, Contender
 from bench.memory import peak_extra_bytes
 from bench.timing import Run, Times, interleave
 
@@ -22,6 +22,9 @@ CACHE_BYTES = 128 * 2**20
 
 MOST_SETS = 16
 FEWEST_TURNS = 3
+
+LEAST_SECONDS = 0.1
+"""A shorter run is mostly overhead: it says nothing about larger volumes."""
 
 LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -40,15 +43,16 @@ class Plan:
         device: ``"cpu"`` or ``"cuda"``.
         rounds: turns of each contender.
         seconds_per_turn: a faster contender runs again in its turn.
-        patience: a contender whose single run takes, or is expected to take, more seconds than this is left out.
+        patience: a contender whose single run takes, or is expected to take, more seconds than this is left out,
+            unless it is the standard.
         budget: seconds for all turns of one contender, which take part in fewer rounds (but three) to keep it.
     """
 
     device: str = "cpu"
     rounds: int = 7
     seconds_per_turn: float = 0.1
-    patience: float = 10.0
-    budget: float = 10.0
+    patience: float = 3.0
+    budget: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,9 @@ class Session:
         return self.seconds_per_voxel.get(_kind(case, name), 0.0) * case.voxels
 
     def note(self, case: Case, name: str, seconds: float) -> None:
-        """Remember what a run took."""
-        self.seconds_per_voxel[_kind(case, name)] = seconds / case.voxels
+        """Remember what a run took, if it took long enough for its voxels to count."""
+        if seconds >= LEAST_SECONDS:
+            self.seconds_per_voxel[_kind(case, name)] = seconds / case.voxels
 
 
 def _kind(case: Case, name: str) -> object:
@@ -130,7 +135,9 @@ def compare(case: Case, contenders: Sequence[Contender], plan: Plan, session: Se
     """
     torch.compiler.reset()  # a function that is compiled for too many shapes would silently run uncompiled
     sets = _input_sets(case, plan.device)
+    start = time.perf_counter()
     oracle = _reference(case, sets[0])
+    session.note(case, REFERENCE, time.perf_counter() - start)
     outcomes: dict[str, Measured | str] = {}
     runs: dict[str, Run] = {}
     checked: dict[str, tuple[Error, bool, int | None]] = {}
@@ -171,15 +178,16 @@ def _try(
 ) -> tuple[Run, _Trial]:
     """A contender's run over all input sets in turn, and what two runs showed; Absent where it cannot or may not."""
     expected = session.expect(case, contender.name)
-    if expected > plan.patience:
-        raise Absent(f"about {expected:.0f} s a run are expected; --bench-patience allows {plan.patience:g}")
+    patience = float("inf") if contender.standard else plan.patience
+    if expected > patience:
+        raise Absent(f"about {expected:.2g} s a run are expected; --bench-patience allows {patience:g}")
     try:
         loss = contender.build(case)
         run = step(loss, *sets[0])
         value, seconds = _timed(run, plan.device)
         error = _error(value, sets[0][0].grad, oracle)
         peak = None
-        if contender.compiles or seconds <= plan.patience:
+        if contender.compiles or seconds <= patience:
             sets[0][0].grad = None  # else the memory of the next gradient would not count as new
             peak, seconds = peak_extra_bytes(run, plan.device)
     except Absent:
@@ -191,8 +199,8 @@ def _try(
     finally:
         sets[0][0].grad = None
     session.note(case, contender.name, seconds)
-    if seconds > plan.patience:
-        raise Absent(f"{seconds:.0f} s a run; --bench-patience allows {plan.patience:g}")
+    if seconds > patience:
+        raise Absent(f"{seconds:.2g} s a run; --bench-patience allows {patience:g}")
     steps = cycle([step(loss, *inputs) for inputs in sets])
     return lambda: next(steps)(), _Trial(seconds, error, peak)
 

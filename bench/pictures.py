@@ -119,9 +119,16 @@ def _tick(ax: Axes, values: Sequence[float]) -> None:
 
 
 def _label_ends(ax: Axes, ends: Sequence[tuple[str, str, tuple[float, float]]]) -> None:
-    """Names to the right of the axes, at the heights of the lines' ends, moved apart where they would overlap."""
+    """Names to the right of the axes, at the heights of the lines' ends, moved apart where they would overlap.
+
+    A line that ends earlier has its name beside its last point.
+    """
     low, high = (math.log(limit) for limit in ax.get_ylim())
-    ends = sorted(ends, key=lambda end: end[2][1])
+    last = max((x for _, _, (x, _) in ends), default=0.0)
+    for name, colour, end in ends:
+        if end[0] < last:
+            ax.annotate(name, end, xytext=(6, 0), textcoords="offset points", color=colour, fontsize=8, va="center")
+    ends = sorted((end for end in ends if end[2][0] == last), key=lambda end: end[2][1])
     heights = _apart([(math.log(y) - low) / (high - low) for _, _, (_, y) in ends])
     for height, (name, colour, end) in zip(heights, ends, strict=True):
         ax.annotate(

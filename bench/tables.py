@@ -141,7 +141,8 @@ def _shape(entry: Entry) -> str:
 
 
 def _time(entry: Entry) -> str:
-    return f"{1e3 * entry.seconds:.3g} ms ± {entry.spread:.0%}"
+    time = f"{1e3 * entry.seconds:.3g} ms" if entry.seconds < 1 else f"{entry.seconds:.3g} s"
+    return f"{time} ± {entry.spread:.0%}"
 
 
 def _bytes(count: int | None) -> str:

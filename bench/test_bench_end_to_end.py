@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,27 +13,54 @@ from bench.end_to_end import NAMES, OURS, Registration, Training
 from bench.measure import Plan
 from bench.recording import record
 
-SIZES = (24, 64)
-"""Sides of the training volumes: the default config's, and a realistic one."""
+SIZES = {"24": 24, "64": 64}
+"""By name, sides of the training volumes: the default config's, and a realistic one."""
 
-ITERATIONS = {"tiny": 5, "96": 50, "brain": 20}
+ITERATIONS = {"tiny": 5, "96": 30, "brain": 30}
 """By the name of a shape, iterations of the registration."""
+
+USUAL = ("24", "96")
+"""What runs where no shapes are chosen."""
 
 QUALITY_TOLERANCE = 0.01
 """How far the final similarities of the two may lie apart: both are sums of the same terms in another order."""
 
 
+Trainings = dict[str, dict[str, Training]]
+Registrations = dict[str, dict[str, Registration]]
+
+
 @pytest.fixture(scope="module")
-def trainings(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Training]]:
-    folder = tmp_path_factory.mktemp("runs")
-    return {size: end_to_end.training(size, plan.rounds, plan.device, folder / str(size)) for size in SIZES}
+def trainings() -> Trainings:
+    """The comparisons so far."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def registrations() -> Registrations:
+    """The comparisons so far."""
+    return {}
+
+
+def _skip_unless_chosen(size: str, chosen: list[str]) -> None:
+    if size not in (chosen or USUAL):
+        pytest.skip(f"{size}: chosen by --bench-shapes, or --bench-full")
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", SIZES)
 def test_training_step(
-    size: int, name: str, trainings: dict[int, dict[str, Training]], plan: Plan, benchmark: Any
+    size: str,
+    name: str,
+    trainings: Trainings,
+    chosen_shapes: list[str],
+    plan: Plan,
+    tmp_path: Path,
+    benchmark: Any,
 ) -> None:
+    _skip_unless_chosen(size, chosen_shapes)
+    if size not in trainings:
+        trainings[size] = end_to_end.training(SIZES[size], plan.rounds, plan.device, tmp_path)
     found = trainings[size]
     if any(abs(training.last_loss - found[OURS].last_loss) > 1e-3 for training in found.values()):
         pytest.fail(f"no speeds are shown: the losses differ after the same steps: {found}")
@@ -42,7 +70,7 @@ def test_training_step(
         "op": "training step",
         "contender": name,
         "ours": name == OURS,
-        "shape": [size] * 3,
+        "shape": [SIZES[size]] * 3,
         "device": plan.device,
         "loss_seconds": training.loss.median,
         "loss_share": training.loss.median / training.step.median,
@@ -51,24 +79,17 @@ def test_training_step(
     record(benchmark, f"training step {size}^3", training.step, extra)
 
 
-@pytest.fixture(scope="module")
-def registrations() -> dict[str, dict[str, Registration]]:
-    return {}
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", ITERATIONS)
 def test_registration(
     size: str,
     name: str,
-    registrations: dict[str, dict[str, Registration]],
-    pytestconfig: pytest.Config,
+    registrations: Registrations,
+    chosen_shapes: list[str],
     plan: Plan,
     benchmark: Any,
 ) -> None:
-    chosen = (pytestconfig.getoption("bench_shapes") or "96").split(",")
-    if size not in chosen and not (pytestconfig.getoption("bench_full") and size != "tiny"):
-        pytest.skip(f"registration of {size} volumes: chosen by --bench-shapes, or --bench-full")
+    _skip_unless_chosen(size, chosen_shapes)
     shape = IMAGES[size][2:]
     if size not in registrations:
         registrations[size] = end_to_end.registration(shape, ITERATIONS[size], plan.device)

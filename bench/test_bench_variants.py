@@ -71,9 +71,9 @@ def _on_one_thread(run: Run) -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def shape(pytestconfig: pytest.Config) -> tuple[int, ...]:
-    chosen = (pytestconfig.getoption("bench_shapes") or "128").split(",")
-    return IMAGES[chosen[-1]]
+def shape(chosen_shapes: list[str]) -> tuple[int, ...]:
+    usual = not chosen_shapes or "128" in chosen_shapes
+    return IMAGES["128" if usual else chosen_shapes[0]]
 
 
 @pytest.fixture(scope="module")

@@ -87,12 +87,12 @@ def test_who_cannot_take_part_says_why() -> None:
 
 def test_the_slow_are_not_waited_for() -> None:
     def sleepy(*tensors: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.05)
+        time.sleep(0.12)
         return torch.nn.functional.mse_loss(*tensors)
 
     session = Session()
     slow = Contender("slow", lambda case: sleepy)
-    plan = replace(PLAN, patience=0.02)
+    plan = replace(PLAN, patience=0.05)
     assert "s a run; --bench-patience allows" in str(_compare(slow, EXACT, plan=plan, session=session)["slow"])
     assert "are expected" in str(_compare(slow, EXACT, plan=plan, session=session)["slow"])
 
