@@ -19,8 +19,8 @@ from bench.cases import FUNCTIONS, Case, Loss
 from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc
 from usreg_kernels.dispatch import machine_reasons
 
-
 REFERENCE = "USReg reference"
+"""The oracle's name among the contenders."""
 
 
 class Absent(Exception):

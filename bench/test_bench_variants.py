@@ -11,9 +11,9 @@ import torch
 
 import usreg_kernels as uk
 from bench.cases import IMAGES, WINDOW, Case, Loss, make_inputs
-from bench.measure import Plan, step
+from bench.measure import LOSS_TOLERANCE, Plan, WrongResult, step
 from bench.recording import record
-from bench.timing import Run, Times, interleave
+from bench.timing import Times, interleave
 
 BASE = "window 9, float32, gradient of one image"
 
@@ -36,7 +36,10 @@ def lncc(**arguments: Any) -> Loss:
     return lambda pred, target: uk.lncc_loss(pred, target, **{"kernel_size": WINDOW, **arguments})
 
 
-def make_runs(shape: tuple[int, ...], device: str) -> dict[str, Run]:
+Step = Callable[[], torch.Tensor]
+
+
+def make_runs(shape: tuple[int, ...], device: str) -> dict[str, Step]:
     """A run for each of :data:`VARIANTS` that the device has."""
     case = Case("lncc", shape, window=WINDOW)
 
@@ -44,7 +47,7 @@ def make_runs(shape: tuple[int, ...], device: str) -> dict[str, Run]:
         return make_inputs(replace(case, **changes), 0, device)
 
     both = [tensor.detach().requires_grad_() for tensor in inputs()]
-    runs: dict[str, Run] = {
+    runs: dict[str, Step] = {
         BASE: step(lncc(), *inputs()),
         "forward alone": step(lncc(), *inputs(backward=False)),
         "gradients of both images": step(lncc(), *both),
@@ -59,15 +62,26 @@ def make_runs(shape: tuple[int, ...], device: str) -> dict[str, Run]:
     return {name: runs[name] for name in VARIANTS if name in runs}
 
 
-def _on_one_thread(run: Run) -> Callable[[], None]:
+def _on_one_thread(run: Step) -> Step:
     threads = torch.get_num_threads()
 
-    def inner() -> None:
+    def inner() -> torch.Tensor:
         torch.set_num_threads(1)
-        run()
+        value = run()
         torch.set_num_threads(threads)
+        return value
 
     return inner
+
+
+def check(device: str) -> None:
+    """Each variant against the float64 reference, on a small volume: the large one is the other benchmarks' matter."""
+    for name, run in make_runs(IMAGES["tiny"], device).items():
+        value = run().item()
+        with uk.use_backend("reference"):
+            expected = run().item()
+        if not abs(value - expected) <= LOSS_TOLERANCE[torch.float32] * abs(expected):
+            raise WrongResult(f"{name}: {value} instead of {expected}")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +92,7 @@ def shape(chosen_shapes: list[str]) -> tuple[int, ...]:
 
 @pytest.fixture(scope="module")
 def times(shape: tuple[int, ...], plan: Plan) -> dict[str, Times]:
+    check(plan.device)
     return interleave(make_runs(shape, plan.device), plan.rounds, plan.seconds_per_turn, plan.device)
 
 
