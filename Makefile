@@ -60,7 +60,7 @@ sanitize: setup ## kernel tests under the sanitizers of addresses, undefined beh
 
 bench: setup ## our losses against everything that you would pick instead: tables, pictures, or what got slower
 	$(BIN)/python -m pytest bench --benchmark-only $(BENCH) --benchmark-columns=median,iqr,rounds \
-	  --benchmark-sort=median --benchmark-json=$(RESULT)
+	  --benchmark-json=$(RESULT)
 	$(BIN)/python -m bench.report $(RESULT) $(if $(AGAINST),--against $(AGAINST))
 
 sdist: setup ## source distribution, into dist/

@@ -40,7 +40,7 @@ SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128",
 """By device, the shapes of LNCC that run where none are chosen."""
 
 WINDOW = 9
-WINDOWS = (3, 9, 15)
+WINDOWS = (3, 5, 9)
 ALL_WINDOWS = (3, 5, 7, 9, 11, 15)
 SCHEMES = ("forward", "central")
 DTYPES = (torch.float32, torch.bfloat16)
