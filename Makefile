@@ -3,7 +3,9 @@
 # make help   lists the rest
 #
 # Variables: PYTHON (the interpreter that .venv is made with), TORCH (what pip installs first, e.g. another version),
-# TRAIN (arguments of the training, e.g. TRAIN="training.epochs=2"), USREG_BUILD_CPU and USREG_BUILD_CUDA (see setup.py).
+# TRAIN (arguments of the training, e.g. TRAIN="training.epochs=2"), BENCH (options of the benchmark, e.g.
+# BENCH=--bench-full), RESULT (where its results go), AGAINST (earlier results to compare with), USREG_BUILD_CPU and
+# USREG_BUILD_CUDA (see setup.py).
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -13,10 +15,12 @@ BIN := $(VENV)/bin
 USREG_BUILD_CPU ?= $(if $(shell command -v c++ || command -v g++ || command -v clang++),1,auto)
 export USREG_BUILD_CPU
 
+RESULT ?= bench/results/latest.json
+
 CPP_SOURCES := $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types sanitize bench-cpu sdist wheel clean help
+.PHONY: train test setup lint format types sanitize bench sdist wheel clean help
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
@@ -54,8 +58,10 @@ sanitize: setup ## kernel tests under the sanitizers of addresses, undefined beh
 	tools/sanitize.sh address
 	tools/sanitize.sh thread
 
-bench-cpu: setup ## our CPU kernels against MONAI and plain PyTorch
-	$(BIN)/python -m bench.cpu
+bench: setup ## our losses against everything that you would pick instead: tables, pictures, or what got slower
+	$(BIN)/python -m pytest bench --benchmark-only $(BENCH) --benchmark-columns=median,iqr,rounds \
+	  --benchmark-json=$(RESULT)
+	$(BIN)/python -m bench.report $(RESULT) $(if $(AGAINST),--against $(AGAINST))
 
 sdist: setup ## source distribution, into dist/
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"

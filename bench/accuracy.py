@@ -6,14 +6,48 @@ the gradient's L2 norm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
+from monai.losses import LocalNormalizedCrossCorrelationLoss
 
 import usreg_kernels as uk
-from bench.contenders import Loss, monai_lncc
+from bench.cases import Loss
 from bench.hard_data import PAIRS
 
 SHAPE = (1, 1, 40, 44, 48)
 WINDOWS = (3, 5, 7, 9, 15)
+OURS, MONAI = "ours", "MONAI"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The errors of one contender on one pair of volumes."""
+
+    data: str
+    window: int
+    contender: str
+    loss: float
+    gradient: float
+
+
+def rows(device: str = "cpu") -> Iterator[Row]:
+    """All errors on a device."""
+    for name, make in PAIRS.items():
+        pred, target = (volume.float().contiguous().to(device) for volume in make(SHAPE))
+        for window in WINDOWS:
+            losses = {OURS: _ours(window), MONAI: LocalNormalizedCrossCorrelationLoss(3, window)}
+            for contender, loss in losses.items():
+                yield Row(name, window, contender, *errors(loss, window, pred, target))
+
+
+def errors(loss: Loss, window: int, pred: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """Relative errors of a loss (pred, target) against the float64 reference on the same numbers."""
+    value, gradient = loss_and_gradient(loss, pred, target)
+    with uk.use_backend("reference"):
+        expected, wanted = loss_and_gradient(_ours(window), pred.double(), target.double())
+    return ((value - expected).abs() / expected.abs()).item(), ((gradient - wanted).norm() / wanted.norm()).item()
 
 
 def loss_and_gradient(loss: Loss, pred: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,31 +59,18 @@ def loss_and_gradient(loss: Loss, pred: torch.Tensor, target: torch.Tensor) -> t
     return value.detach().double(), leaf.grad.double()
 
 
-def errors(loss: Loss, window: int, pred: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Relative errors of a loss (pred, target) against the float64 reference on the same numbers."""
-
-    def reference(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return uk.lncc_loss(pred, target, kernel_size=window)
-
-    value, gradient = loss_and_gradient(loss, pred, target)
-    with uk.use_backend("reference"):
-        expected, wanted = loss_and_gradient(reference, pred.double(), target.double())
-    return ((value - expected).abs() / expected.abs()).item(), ((gradient - wanted).norm() / wanted.norm()).item()
+def _ours(window: int) -> Loss:
+    return lambda pred, target: uk.lncc_loss(pred, target, kernel_size=window)
 
 
 def main() -> None:
     """Print the table."""
-    names = "ours: loss | ours: gradient | MONAI: loss | MONAI: gradient"
-    print(f"| data | window | {names} |\n|---|---|---|---|---|---|")
-    for name, make in PAIRS.items():
-        pred, target = (volume.float().contiguous() for volume in make(SHAPE))
-        for window in WINDOWS:
-
-            def ours(pred: torch.Tensor, target: torch.Tensor, window: int = window) -> torch.Tensor:
-                return uk.lncc_loss(pred, target, kernel_size=window)
-
-            found = [error for loss in (ours, monai_lncc(window)) for error in errors(loss, window, pred, target)]
-            print(f"| {name} | {window} | " + " | ".join(f"{error:.0e}" for error in found) + " |")
+    print("| data | window | ours: loss | ours: gradient | MONAI: loss | MONAI: gradient |\n|---|---|---|---|---|---|")
+    found = rows()
+    for ours in found:
+        monai = next(found)
+        numbers = (ours.loss, ours.gradient, monai.loss, monai.gradient)
+        print(f"| {ours.data} | {ours.window} | " + " | ".join(f"{number:.0e}" for number in numbers) + " |")
 
 
 if __name__ == "__main__":

@@ -1,68 +1,177 @@
-"""What the kernels are compared with: MONAI's classes, and the best that plain PyTorch can do."""
+"""What a user could pick: our backends, and everything else that computes the same loss.
+
+Each contender builds its loss for a case, or raises :class:`Absent` with the reason why it cannot take part.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 
-Loss = Callable[..., torch.Tensor]
+import usreg_kernels as uk
+from bench.cases import FUNCTIONS, Case, Loss
+from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc
+from usreg_kernels.dispatch import machine_reasons
+
+REFERENCE = "USReg reference"
+"""The oracle's name among the contenders."""
 
 
-def monai_lncc(kernel_size: int, kernel_type: str = "rectangular") -> Loss:
-    """MONAI's LNCC, eager."""
-    from monai.losses import LocalNormalizedCrossCorrelationLoss
-
-    return LocalNormalizedCrossCorrelationLoss(3, kernel_size, kernel_type)
+class Absent(Exception):
+    """A contender cannot take part; the message says why."""
 
 
-def torch_lncc(kernel_size: int, smooth_dr: float = 1e-5) -> Loss:
-    """LNCC with window means by separable average pooling of all five maps at once, compiled."""
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute a loss.
 
-    def window_mean(x: torch.Tensor) -> torch.Tensor:
-        for axis in range(3):
-            size = [kernel_size if a == axis else 1 for a in range(3)]
-            x = F.avg_pool3d(x, size, stride=1, padding=[s // 2 for s in size])
-        return x
+    Attributes:
+        name: as tables show it.
+        build: makes the loss function of the case's tensors; raises :class:`Absent`.
+        ours: whether its result must be right for any speed to be shown.
+        compiles: its first run takes long, and says nothing about the next.
+        standard: what users have today, timed however long it takes.
+    """
 
-    def loss(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        volume = float(kernel_size**3)
-        maps = torch.stack([pred, target, pred * pred, target * target, pred * target], dim=2).flatten(1, 2)
-        means = window_mean(maps).unflatten(1, (-1, 5))
-        p, t, pp, tt, pt = means.unbind(2)
-        cross = (pt - p * t) * volume
-        var_p = ((pp - p * p) * volume).clamp(min=smooth_dr)
-        var_t = ((tt - t * t) * volume).clamp(min=smooth_dr)
-        return -(cross * cross / (var_p * var_t)).mean()
-
-    return torch.compile(loss)
+    name: str
+    build: Callable[[Case], Loss]
+    ours: bool = False
+    compiles: bool = False
+    standard: bool = False
 
 
-def eager_smoothness(dvf: torch.Tensor) -> torch.Tensor:
-    """Forward differences as anybody would write them."""
-    return sum(torch.diff(dvf, dim=axis).pow(2).mean() for axis in (2, 3, 4))  # type: ignore[return-value]
+def contenders(op: str) -> list[Contender]:
+    """All contenders of an op, ours first."""
+    ours = [_backend(op, name) for name in ("cpu", "triton", "cuda", "reference")]
+    return ours + _OTHERS[op]()
 
 
-def monai_bending_energy(dvf: torch.Tensor) -> torch.Tensor:
-    """MONAI's bending energy, eager."""
-    from monai.losses import BendingEnergyLoss
+def compiled(contender: Contender) -> Contender:
+    """The same under ``torch.compile``."""
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Using a non-tuple sequence")
-        return BendingEnergyLoss()(dvf)
+    def build(case: Case) -> Loss:
+        return torch.compile(contender.build(case), dynamic=False)
+
+    return Contender(f"{contender.name}, compiled", build, compiles=True)
 
 
-def step(loss: Loss, *inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """One forward and backward pass, the gradient going to every input that needs one."""
-    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+def _backend(op: str, name: str) -> Contender:
+    def build(case: Case) -> Loss:
+        reason = machine_reasons(op)[name]
+        if reason is not None:
+            raise Absent(reason)
 
-    def run() -> torch.Tensor:
-        for leaf in leaves:
-            leaf.grad = None
-        value = loss(*inputs)
-        value.backward()
-        return value
+        def loss(*inputs: torch.Tensor) -> torch.Tensor:
+            with uk.use_backend(name):
+                return FUNCTIONS[op](*inputs, **case.arguments)
 
-    return run
+        return loss
+
+    return Contender(f"USReg {name}", build, ours=True, compiles=name == "triton")
+
+
+def _lncc() -> list[Contender]:
+    monai = Contender("MONAI", _monai_lncc, standard=True)
+    pooled = Contender("PyTorch avg_pool", lambda case: pooled_lncc(_window(case)))
+    return [
+        monai,
+        compiled(monai),
+        pooled,
+        compiled(pooled),
+        _voxelmorph(),
+        _fireants(),
+        Contender("fused-lncc", _fused_lncc),
+    ]
+
+
+def _smoothness() -> list[Contender]:
+    plain = Contender("PyTorch differences", _differences)
+    return [plain, compiled(plain), Contender("MONAI", _monai_diffusion, standard=True)]
+
+
+def _bending_energy() -> list[Contender]:
+    monai = Contender("MONAI", lambda case: _module("monai.losses").BendingEnergyLoss(), standard=True)
+    return [monai, compiled(monai)]
+
+
+def _dvf_mse() -> list[Contender]:
+    plain = Contender("PyTorch mse_loss", lambda case: F.mse_loss)
+    return [plain, compiled(plain)]
+
+
+_OTHERS: dict[str, Callable[[], list[Contender]]] = {
+    "lncc": _lncc,
+    "gradient_smoothness": _smoothness,
+    "bending_energy": _bending_energy,
+    "dvf_mse": _dvf_mse,
+}
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except Exception as error:  # an optional package may fail in any way while it is imported
+        raise Absent(f"{name} cannot be imported: {error}") from error
+
+
+def _window(case: Case) -> int:
+    assert case.window is not None
+    return case.window
+
+
+def _monai_lncc(case: Case) -> Loss:
+    return _module("monai.losses").LocalNormalizedCrossCorrelationLoss(len(case.shape) - 2, _window(case))
+
+
+def _monai_diffusion(case: Case) -> Loss:
+    if case.scheme != "central":
+        raise Absent("MONAI's DiffusionLoss takes central differences alone")
+    return _module("monai.losses").DiffusionLoss()
+
+
+def _differences(case: Case) -> Loss:
+    return finite_differences(central=case.scheme == "central")
+
+
+def _voxelmorph() -> Contender:
+    """VoxelMorph's own NCC, which its releases from 0.3 on take from neurite; else its published formula."""
+    if find_spec("neurite") is None:
+        return Contender("VoxelMorph's formula, conv", lambda case: conv_lncc(_window(case)))
+
+    def build(case: Case) -> Loss:
+        ncc = _module("neurite.nn.modules").NCC(window_size=_window(case))
+        return lambda pred, target: -ncc(pred, target).squeeze()
+
+    return Contender("VoxelMorph (neurite)", build)
+
+
+def _fireants() -> Contender:
+    """FireANTs' own loss without a GPU extension; else its formula.
+
+    Its window sums to 1 and its smoothing terms are added: they are set so small that its value is that of the others.
+    """
+    if find_spec("fireants") is None:
+        return Contender("FireANTs' formula, separable conv", lambda case: separable_conv_lncc(_window(case)))
+
+    def build(case: Case) -> Loss:
+        dims = len(case.shape) - 2
+        floor = VARIANCE_FLOOR / _window(case) ** (2 * dims)
+        loss = _module("fireants.losses.cc").LocalNormalizedCrossCorrelationLoss
+        return loss(dims, _window(case), smooth_nr=0.0, smooth_dr=floor)
+
+    return Contender("FireANTs", build)
+
+
+def _fused_lncc(case: Case) -> Loss:
+    if not torch.cuda.is_available():
+        raise Absent("fused-lncc needs an NVIDIA GPU")
+    if len(case.shape) != 5:
+        raise Absent("fused-lncc takes volumes alone")
+    fused = _module("fused_lncc").fused_lncc_loss
+    return lambda pred, target: fused(pred, target, _window(case)) - 1.0

@@ -1,0 +1,154 @@
+"""What is compared: ops, shapes from real use, dtypes, windows and passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+
+import usreg_kernels as uk
+
+Loss = Callable[..., torch.Tensor]
+
+FUNCTIONS: dict[str, Loss] = {
+    "lncc": uk.lncc_loss,
+    "gradient_smoothness": uk.gradient_smoothness_loss,
+    "bending_energy": uk.bending_energy_loss,
+    "dvf_mse": uk.dvf_mse_loss,
+}
+"""By op; the number of tensors that each takes is in :data:`INPUTS`."""
+
+INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2}
+
+IMAGES: dict[str, tuple[int, ...]] = {
+    "tiny": (1, 1, 20, 24, 28),
+    "64": (2, 1, 64, 64, 64),
+    "96": (1, 1, 96, 96, 96),
+    "128": (1, 1, 128, 128, 128),
+    "brain": (1, 1, 160, 192, 224),
+    "2d": (8, 1, 512, 512),
+    "wide": (2, 16, 128, 128, 128),
+}
+"""Shapes by the name that ``--bench-shapes`` takes: ``brain`` is the size that brain registration is published in,
+``2d`` a batch of slices, ``wide`` a batch of feature maps (GPUs only), ``tiny`` a trial of the benchmark itself."""
+
+SHAPES_OF_FIELDS = ("64", "96", "128", "brain")
+SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128", "brain", "2d", "wide")}
+"""By device, the shapes of LNCC that run where none are chosen."""
+
+WINDOW = 9
+WINDOWS = (3, 5, 9)
+ALL_WINDOWS = (3, 5, 7, 9, 11, 15)
+SCHEMES = ("forward", "central")
+DTYPES = (torch.float32, torch.bfloat16)
+ALL_DTYPES = (*DTYPES, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: all its contenders get the same numbers.
+
+    Attributes:
+        op: a key of :data:`FUNCTIONS`.
+        shape: of each input tensor.
+        dtype: of each input tensor.
+        backward: forward and backward, or forward alone without a gradient.
+        window: LNCC's ``kernel_size``; None for the other ops.
+        scheme: of the gradient smoothness; None for the other ops.
+    """
+
+    op: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    backward: bool = True
+    window: int | None = None
+    scheme: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of our function."""
+        given = {"kernel_size": self.window, "scheme": self.scheme}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def passes(self) -> str:
+        """The passes in words."""
+        return "forward+backward" if self.backward else "forward"
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype without ``torch.``."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def is_training(self) -> bool:
+        """Whether this is what training usually runs."""
+        return self.backward and self.dtype == torch.float32
+
+    @property
+    def name(self) -> str:
+        """In words, for titles and test ids; without blanks."""
+        extra = [f"window{self.window}"] * (self.window is not None) + [f"{self.scheme}_differences"] * (
+            self.scheme is not None
+        )
+        return "-".join(["x".join(map(str, self.shape)), self.dtype_name, *map(str, extra), self.passes])
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of an input: each channel of an image counts, the components of a field count as one."""
+        return prod(self.shape) if self.op == "lncc" else prod(self.shape) // self.shape[1]
+
+    @property
+    def least_bytes(self) -> int:
+        """What any implementation must move: read each input once, and write one gradient."""
+        return (INPUTS[self.op] + self.backward) * prod(self.shape) * self.dtype.itemsize
+
+
+def make_inputs(case: Case, seed: int, device: str = "cpu") -> list[torch.Tensor]:
+    """Uniform noise; the first input needs a gradient where there is a backward pass."""
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.rand(case.shape, generator=generator).to(device, case.dtype) for _ in range(INPUTS[case.op])]
+    made[0].requires_grad_(case.backward)
+    return made
+
+
+def cases(op: str, device: str = "cpu", full: bool = False, chosen: Sequence[str] = ()) -> list[Case]:
+    """The comparisons of an op, small ones first, each once.
+
+    Args:
+        op: a key of :data:`FUNCTIONS`.
+        device: ``"cpu"`` or ``"cuda"``.
+        full: every combination; else every shape once, and the first with each variation.
+        chosen: names of shapes that replace the device's.
+    """
+    found = _lncc_cases if op == "lncc" else _field_cases
+    return sorted(dict.fromkeys(found(op, device, full, chosen)), key=lambda case: case.voxels)
+
+
+def _lncc_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
+    names = chosen or SHAPES[device]
+    for name in names:
+        base = Case(op, IMAGES[name], window=WINDOW)
+        yield base
+        if full or name == names[0]:
+            yield replace(base, backward=False)
+            yield from (replace(base, window=window) for window in (ALL_WINDOWS if full else WINDOWS))
+            yield from (replace(base, dtype=dtype) for dtype in (ALL_DTYPES if full else DTYPES))
+        if full:
+            yield from (replace(base, window=window, backward=False) for window in ALL_WINDOWS)
+            yield from (replace(base, dtype=dtype, backward=False) for dtype in ALL_DTYPES)
+
+
+def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
+    names = [name for name in chosen or SHAPES_OF_FIELDS if len(IMAGES[name]) == 5 and IMAGES[name][1] == 1]
+    for name in names:
+        batch, _, *spatial = IMAGES[name]
+        for scheme in SCHEMES if op == "gradient_smoothness" else (None,):
+            base = Case(op, (batch, 3, *spatial), scheme=scheme)
+            yield base
+            if full or name == names[0]:
+                yield replace(base, backward=False)
+                yield from (replace(base, dtype=dtype) for dtype in (ALL_DTYPES if full else ()))

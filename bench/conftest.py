@@ -1,0 +1,184 @@
+"""Options of the benchmark, and what its tests share. ``pytest bench --benchmark-only`` runs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is installed
+
+from bench.cases import IMAGES, Case, cases
+from bench.contenders import Contender, contenders
+from bench.measure import Measured, Plan, Session, WrongResult, compare
+from bench.recording import CLOCK, processor, record
+
+Outcomes = dict[str, "Measured | str"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("bench", "registration losses")
+    group.addoption("--bench-full", action="store_true", help="every combination, however slow (hours on a CPU)")
+    group.addoption(
+        "--bench-shapes", metavar="NAMES", help=f"shapes instead of the device's usual ones, of {', '.join(IMAGES)}"
+    )
+    group.addoption(
+        "--bench-contenders", metavar="NAMES", help="contenders whose names hold one of these words, and ours"
+    )
+    group.addoption("--bench-device", choices=["cpu", "cuda"], help="cuda where there is a GPU")
+    group.addoption("--bench-threads", type=int, help="CPU threads of torch")
+    group.addoption("--bench-rounds", type=int, help=f"turns of each contender ({Plan.rounds})")
+    group.addoption(
+        "--bench-patience",
+        type=float,
+        metavar="SECONDS",
+        help=f"leave out what takes longer, but MONAI eager ({Plan.patience:g}; with --bench-full nothing)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if threads := config.getoption("bench_threads"):
+        torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The clock of recorded times; no limit of time; and contenders may warn of what they like."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+            item.add_marker(pytest.mark.timeout(0))
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every case of the module's ``OP`` with every contender."""
+    if "contender" in metafunc.fixturenames:
+        config, op = metafunc.config, metafunc.module.OP
+        pairs = [(case, contender) for case in _cases(config, op) for contender in _contenders(config, case)]
+        ids = [f"{case.name}-{contender.name}" for case, contender in pairs]
+        metafunc.parametrize(("case", "contender"), pairs, ids=ids)
+
+
+@pytest.fixture(scope="session")
+def chosen_shapes(pytestconfig: pytest.Config) -> list[str]:
+    """The names that ``--bench-shapes`` holds, or, with ``--bench-full``, all but the trial's."""
+    if pytestconfig.getoption("bench_full"):
+        return [name for name in IMAGES if name != "tiny"]
+    return _chosen(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def plan(pytestconfig: pytest.Config) -> Plan:
+    """How long to measure, on which device."""
+    full = pytestconfig.getoption("bench_full")
+    given = {"rounds": pytestconfig.getoption("bench_rounds"), "patience": pytestconfig.getoption("bench_patience")}
+    usual = {"patience": float("inf"), "budget": 60.0} if full else {}
+    return Plan(device=_device(pytestconfig), **{**usual, **{k: v for k, v in given.items() if v is not None}})
+
+
+@pytest.fixture(scope="session")
+def session() -> Session:
+    """What comparisons learn of each other."""
+    return Session()
+
+
+@pytest.fixture(scope="session")
+def compared() -> dict[Case, Outcomes | WrongResult]:
+    """The comparisons so far."""
+    return {}
+
+
+@pytest.fixture
+def show_speed(
+    pytestconfig: pytest.Config,
+    plan: Plan,
+    session: Session,
+    compared: dict[Case, Outcomes | WrongResult],
+    benchmark: Any,
+) -> Any:
+    """Reports a contender's part in a comparison, which its first contender runs for all."""
+
+    def show(case: Case, contender: Contender) -> None:
+        if case not in compared:
+            try:
+                compared[case] = compare(case, _contenders(pytestconfig, case), plan, session)
+            except WrongResult as wrong:
+                compared[case] = wrong
+        outcomes = compared[case]
+        if isinstance(outcomes, WrongResult):
+            pytest.fail(f"no speeds are shown: {outcomes}")
+        outcome = outcomes[contender.name]
+        if isinstance(outcome, str):
+            pytest.skip(f"{contender.name}: {outcome}")
+        record(benchmark, f"{case.op} {case.name}", outcome.times, _extra(case, contender, outcome, plan))
+
+    return show
+
+
+def _extra(case: Case, contender: Contender, measured: Measured, plan: Plan) -> dict[str, Any]:
+    rate = case.least_bytes / measured.times.median
+    return {
+        "kind": "loss",
+        "op": case.op,
+        "contender": contender.name,
+        "ours": contender.ours,
+        "pass": case.passes,
+        "shape": list(case.shape),
+        "dtype": case.dtype_name,
+        "window": case.window,
+        "scheme": case.scheme,
+        "device": plan.device,
+        "loss_error": measured.error.loss,
+        "gradient_error": measured.error.gradient,
+        "exact": measured.exact,
+        "peak_extra_bytes": measured.peak_extra_bytes,
+        "voxels": case.voxels,
+        "voxels_per_second": case.voxels / measured.times.median,
+        "bytes_per_second": rate,
+        "streaming_bytes_per_second": measured.streaming_bytes_per_second,
+        "streaming_fraction": rate / measured.streaming_bytes_per_second,
+    }
+
+
+def _device(config: pytest.Config) -> str:
+    return config.getoption("bench_device") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _cases(config: pytest.Config, op: str) -> list[Case]:
+    chosen = _chosen(config)
+    if unknown := set(chosen) - set(IMAGES):
+        raise pytest.UsageError(f"--bench-shapes: unknown {', '.join(sorted(unknown))}; valid: {', '.join(IMAGES)}")
+    return cases(op, _device(config), config.getoption("bench_full"), chosen)
+
+
+def _chosen(config: pytest.Config) -> list[str]:
+    return [name for name in (config.getoption("bench_shapes") or "").split(",") if name]
+
+
+def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
+    """Those that were chosen; compilation takes much of the short run, which spends it on the usual cases alone."""
+    compiling = case.is_training or config.getoption("bench_full")
+    words = [word.strip().lower() for word in (config.getoption("bench_contenders") or "").split(",")]
+    chosen = [c for c in contenders(case.op) if c.ours or any(word in c.name.lower() for word in words)]
+    return [c for c in chosen if c.ours or compiling or not c.compiles]
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """A test's parameters are objects, which JSON cannot hold; ``extra_info`` says what they are."""
+    for entry in output_json["benchmarks"]:
+        del entry["params"], entry["param"]
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Results are committed: the processor belongs in them, the name of the machine does not."""
+    machine_info.pop("node", None)
+    machine_info["cpu"] = {"brand_raw": processor()}
+
+
+def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict[str, Any]) -> None:
+    """The commit alone, without the branch or folder that it happened to be measured in."""
+    for key in set(commit_info) - {"id", "time", "dirty"}:
+        del commit_info[key]

@@ -1,0 +1,62 @@
+"""How much memory a run takes beyond what was there before it, its gradient included."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bench.timing import Run
+
+_PROCESS = Path("/proc/self")
+_RESET_PEAK = "5"  # of clear_refs: the high-water mark of resident memory becomes the present size
+
+
+def peak_extra_bytes(run: Run, device: str) -> tuple[int | None, float]:
+    """The most memory that a run holds at a time, beyond what was held before, and the seconds that it takes.
+
+    On a GPU, what torch's allocator gives out. On a CPU, resident memory as Linux counts it: all of the process,
+    scratch memory of kernels included, after what freed memory the C library keeps was handed back; None where that
+    cannot be known.
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        seconds = _seconds(run, torch.cuda.synchronize)
+        return torch.cuda.max_memory_allocated() - before, seconds
+    if not _reset_peak():
+        return None, _seconds(run)
+    before = _resident("VmRSS")
+    seconds = _seconds(run)
+    return max(0, _resident("VmHWM") - before), seconds
+
+
+def _seconds(run: Run, wait: Run = lambda: None) -> float:
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start
+
+
+def _reset_peak() -> bool:
+    """Start the high-water mark anew, if that is possible."""
+    if sys.platform != "linux":
+        return False
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+    except (AttributeError, OSError):  # another C library; a container that does not allow it
+        return False
+    return True
+
+
+def _resident(counter: str) -> int:
+    found = re.search(rf"^{counter}:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found.group(1))

@@ -1,0 +1,109 @@
+"""From interleaved times to pytest-benchmark's results.
+
+pytest-benchmark times one contender after the other, and a machine that is busy for a minute then slows one of them.
+Here all contenders of a comparison are timed in turns beforehand, and the ``benchmark`` fixture is given a clock that
+shows the recorded times: its statistics, tables and JSON are those of the interleaved runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+import usreg_kernels as uk
+from bench.timing import Times
+
+PACKAGES = ("usreg", "torch", "triton", "monai", "neurite", "voxelmorph", "fireants", "fused-lncc", "numpy")
+
+
+class RecordedClock:
+    """A clock that moves when :meth:`advance` says so, and at no other time."""
+
+    __name__ = "recorded_clock"  # pytest-benchmark writes it to its results
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock."""
+        self.now += seconds
+
+
+CLOCK = RecordedClock()
+"""The timer of every benchmark, set by ``pytest.mark.benchmark(timer=CLOCK)``."""
+
+
+def record(benchmark: Any, group: str, times: Times, extra: dict[str, Any]) -> None:
+    """Give recorded times to the ``benchmark`` fixture, one round for each.
+
+    Args:
+        benchmark: the fixture of a test that is marked with :data:`CLOCK`.
+        group: what the contender is shown beside.
+        times: seconds of each run.
+        extra: goes to ``extra_info``, beside the facts about machine and code.
+    """
+    benchmark.group = group
+    benchmark.extra_info.update(facts())
+    benchmark.extra_info.update(extra, cpu_seconds=median(times.cpu), spread=times.spread)
+    seconds = iter(times.wall)
+    benchmark.pedantic(lambda: CLOCK.advance(next(seconds)), rounds=len(times.wall), iterations=1)
+
+
+def facts() -> dict[str, Any]:
+    """What a result depends on beside the contender: device, threads, versions, revision of the code."""
+    return {
+        "processor": processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cpu_capability": uk.library.cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "revision": revision(),
+    }
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+@functools.cache
+def revision() -> str:
+    """The commit that was measured, with ``+changes`` where files differ from it; ``unknown`` outside a clone."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

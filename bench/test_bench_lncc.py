@@ -1,0 +1,7 @@
+"""LNCC: our backends against everything that a user would pick instead."""
+
+OP = "lncc"
+
+
+def test_speed(show_speed, case, contender) -> None:
+    show_speed(case, contender)
