@@ -35,6 +35,10 @@ def _available() -> str | None:
     return None
 
 
+def _needs_memory(*arguments: Any, **params: Any) -> list[torch.Tensor] | None:
+    return None
+
+
 def _saves_nothing(*tensors: torch.Tensor | None, **params: Any) -> list[torch.Tensor]:
     return []
 
@@ -50,6 +54,8 @@ class Backend:
         backward: ``backward(grad_output, saved, *tensors, needs_grad, **params) -> gradients``, one contiguous
             tensor in its input's dtype per set flag, ``grad_output`` (on the device) multiplied in.
         saved_like: same arguments as ``forward``; uninitialised tensors of the shapes and dtypes of ``saved``.
+        backward_in_place: same arguments as ``backward``, for the last use of ``saved``, which it may overwrite and
+            return; None where it cannot do with that memory alone.
         missing: why the backend cannot run on this machine at all, and how to get it; None when it can.
         declines: why it cannot take this call (``declines(tensors, **params)``); None when it can.
     """
@@ -58,6 +64,7 @@ class Backend:
     forward: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]
     backward: Callable[..., list[torch.Tensor]]
     saved_like: Callable[..., list[torch.Tensor]] = _saves_nothing
+    backward_in_place: Callable[..., list[torch.Tensor] | None] = _needs_memory
     missing: Callable[[], str | None] = _available
     declines: Callable[..., str | None] = _takes_every_call
 

@@ -239,6 +239,25 @@ Tensor lncc_scale(const Tensor& grad_output, const Tensor& gradient, const Tenso
   return result;
 }
 
+// Multiplies grad_output into a gradient where it lies. gradient: contiguous, of a loss' dtype; grad_output: scalar of
+// that dtype.
+void lncc_scale_in_place(const Tensor& grad_output, Tensor gradient) {
+  check_grad_output(grad_output, gradient, false);
+  STD_TORCH_CHECK(gradient.is_contiguous(), kOp, ": only a contiguous gradient can be scaled where it lies");
+  const ScalarType dtype = gradient.scalar_type();
+  check_dtype(kOp, "gradient", gradient, real_dtype(dtype));
+  dispatch_floating(dtype, kOp, [&](auto tag) {
+    using F = Real<typename decltype(tag)::type>;
+    const auto factor = *static_cast<const F*>(grad_output.const_data_ptr());
+    if (factor == 1) return;
+    auto* values = static_cast<F*>(gradient.mutable_data_ptr());
+    const auto scale = USREG_SELECT(lncc::scale_row<F, F>);
+    constexpr int64_t kGrain = 1 << 15;
+    parallel_for(gradient.numel(), kGrain,
+                 [&](int64_t first, int64_t last) { scale(values + first, factor, values + first, last - first); });
+  });
+}
+
 }  // namespace
 }  // namespace usreg
 
@@ -247,4 +266,5 @@ STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("lncc_native_forward", TORCH_BOX(&usreg::lncc_forward));
   m.impl("lncc_native_backward", TORCH_BOX(&usreg::lncc_backward));
   m.impl("lncc_native_scale", TORCH_BOX(&usreg::lncc_scale));
+  m.impl("lncc_native_scale_", TORCH_BOX(&usreg::lncc_scale_in_place));
 }

@@ -9,12 +9,13 @@
 //    --+-+-+-+-+-+-+-+  ----->  | t, p, t^2 |  ------>  | 3 or 5 maps   |  ----->  +----------+  ----->  | | | |
 //      | | | | | | | |  sums    | p^2, tp   |  sums     | of derivatives|  sums    | history  |  sums
 //      n + 2r of them   along z +-----+-----+-- along   +---------------+  along   | of blocks|  along z
-//                               n planes        x, y;     n planes         x, y    +----------+
+//                               n planes        y, x;     n planes         x, y    +----------+
 //                                               ncc
 //
 // 1. A block of n planes is taken at once. For each block of rows, and for tiles along x that fit the first-level
-//    cache, five window sums along z are formed (gather), then along x and y, and turned into the correlation and its
-//    derivatives on the spot. Sums along x lag a few columns behind, which the next tile still needs.
+//    cache, five window sums along z are formed (gather), then along y and x, and turned into the correlation and its
+//    derivatives on the spot, where possible without leaving registers. What is summed along x lies a few columns ahead
+//    of its sums, and the last columns are carried on to the next tile.
 // 2. The rows of derivatives are summed along x and y, and joined along z to what earlier blocks of planes left, which
 //    completes the gradient r rows and r planes before.
 //
@@ -38,6 +39,7 @@ namespace usreg {
 namespace lncc {
 
 constexpr int64_t kTile = 32;       // columns of a tile
+constexpr int64_t kStaged = 48;     // columns of inputs that are gathered at a time
 constexpr int kPlanes = 4;          // per block, where the window spans several
 constexpr int64_t kSums = 5;        // of t, p, t^2, p^2 and tp
 constexpr int64_t kBroadcast = 16;  // lanes of the widest vector
@@ -112,12 +114,13 @@ struct Layout {
   int64_t lag;          // columns that sums along x lie behind, a multiple of the vector
   int64_t carry;        // columns of the last tile that they need
   int64_t line;         // columns of the last tile and this one
-  int64_t tiles;        // along x, with the one that zeros beyond the edge complete
+  int64_t strip;        // columns gathered for the first tile
+  int64_t tiles;        // along x
   int64_t zero_count;   // of zeros to read
   int64_t z_state_row;  // what the sums along z keep per row
 
-  int64_t input_rows, zeros, staged;               // rows of inputs, one of zeros, and a tile of them
-  int64_t lines, x_sums, x_buffer, y_state, sums;  // window sums, float64: along z, along z and x, along all
+  int64_t input_planes, zeros, staged;                      // planes of inputs, a row of zeros, and a part of rows
+  int64_t lines, y_state, sums, carries, x_sums, x_buffer;  // window sums, float64: along z, along z and y, along all
   int64_t derivatives, derivative_sums, derivative_x_buffer, derivative_state;  // of Real<T>
   int64_t joined, z_state, gradient_rows;                                       // of Real<T>
   int64_t bytes;

@@ -87,7 +87,8 @@ Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int6
   lag = round_up(radius, doubles);
   carry = round_up(lag + radius, doubles);
   line = carry + tile;
-  tiles = divide_up(problem.width + lag, tile);
+  strip = tile + lag;
+  tiles = divide_up(problem.width, tile);
   z_state_row = kept_planes(problem.window[0], plan) * plan.maps * width;
 
   bytes = 0;
@@ -97,15 +98,16 @@ Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int6
     return offset;
   };
   const int64_t sum_lines = plan.planes * kSums, map_rows = plan.planes * plan.maps;
-  input_rows = take(2 * plan.rows * around, sizeof(void*));
-  zero_count = std::max({problem.width, carry, tile});
+  input_planes = take(2 * around, sizeof(void*));
+  zero_count = kStaged;
   zeros = take(zero_count, sizeof(double));
-  staged = take(2 * around * tile, real_size);
-  lines = take(plan.rows * sum_lines * line + beyond * doubles, sizeof(double));
+  staged = take(2 * around * kStaged, real_size);
+  lines = take(plan.rows * sum_lines * strip, sizeof(double));
+  y_state = take(tiles * sum_lines * neighbours * strip, sizeof(double));
+  sums = take(plan.rows * kSums * line + beyond * doubles, sizeof(double));
+  carries = take(plan.rows * sum_lines * carry, sizeof(double));
   x_sums = take(plan.rows * kSums * tile, sizeof(double));
   x_buffer = take(line + carry + beyond * doubles, sizeof(double));
-  sums = take(plan.rows * kSums * tile, sizeof(double));
-  y_state = take(tiles * sum_lines * neighbours * tile, sizeof(double));
 
   derivatives = take(map_rows * plan.rows * stride, real_size);
   derivative_sums = take(plan.rows * stride, real_size);

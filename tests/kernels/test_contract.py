@@ -123,6 +123,32 @@ def test_backward_twice_through_one_graph(case: Case, backend: str) -> None:
             assert torch.equal(again, gradient)
 
 
+@pytest.mark.parametrize("retain_graph", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+def test_backward_scales_a_saved_gradient_in_place_if_nobody_needs_it(both: bool, retain_graph: bool) -> None:
+    if "cpu" not in uk.available_backends("lncc"):
+        pytest.skip("no CPU library")
+    pred, target = Case("lncc").tensors(torch.float32)
+    inputs = [pred, target] if both else [pred]
+    stored: list[torch.Tensor] = []
+
+    def store(tensor: torch.Tensor) -> torch.Tensor:
+        stored.append(tensor)
+        return tensor
+
+    with uk.use_backend("cpu"):
+        with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
+            loss = uk.lncc_loss(pred, target if both else target.detach())
+        gradients = torch.autograd.grad(3 * loss, inputs, retain_graph=retain_graph)
+    in_place = {gradient.data_ptr() for gradient in gradients} <= {tensor.data_ptr() for tensor in stored}
+    assert in_place != retain_graph
+    with uk.use_backend("reference"):
+        expected = torch.autograd.grad(3 * uk.lncc_loss(pred, target), inputs)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert not gradient.requires_grad
+        assert_close(gradient, wanted, GRADIENT_TOLERANCE[torch.float32])
+
+
 def test_double_backward_of_inputs_that_depend_on_each_other() -> None:
     x = torch.rand(1, 1, 5, 6, dtype=torch.float64, requires_grad=True)
     function = lambda x: uk.lncc_loss(x.sin(), x.sin().exp(), smooth_dr=1e-2)  # noqa: E731

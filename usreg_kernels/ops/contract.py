@@ -14,7 +14,7 @@ fake tensors and the backward pass agree on it. Double backward differentiates t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -36,6 +36,21 @@ def loss_dtype(dtype: torch.dtype) -> torch.dtype:
 def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
     """The dtype in which the reference computes: float64 wherever the device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _is_last_use(ctx: Any, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether the backward pass that runs frees what was saved, so that nobody sees it overwritten.
+
+    Not so if the operator was called by itself, whose caller may hold what it saved, nor while the pass is recorded,
+    for a second derivative or by a compiler, whose tensors are no plain ones.
+    """
+    return (
+        getattr(ctx, "alone_holds_saved", False)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and all(type(tensor) is torch.Tensor for tensor in tensors)
+        and not torch._C._autograd._get_current_graph_task_keep_graph()
+    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,8 @@ class Op:
         needs_grad = [grad_mode and tensor.requires_grad for tensor in tensors]
         operator = getattr(torch.ops.usreg, self.name).default
         loss: torch.Tensor = operator(*arguments, **params, needs_grad=needs_grad, backend=backend)[0]
+        if not torch.compiler.is_compiling() and loss.grad_fn is not None:
+            loss.grad_fn.alone_holds_saved = True  # type: ignore[attr-defined]  # the context of backward
         return loss
 
     def arguments(
@@ -143,9 +160,18 @@ class Op:
             stored = ctx.saved_tensors
             tensors, saved = stored[: len(nothing)], stored[len(nothing) :]
             needs_grad = list(ctx.needs_input_grad[:count])
-            operator = getattr(torch.ops.usreg, f"{self.name}_backward").default
-            gradients = iter(operator(grad_output, saved, *tensors, **{**ctx.params, "needs_grad": needs_grad}))
-            return tuple([next(gradients) if needed else None for needed in needs_grad] + nothing[count:])
+            params = {**ctx.params, "needs_grad": needs_grad}
+            found: list[torch.Tensor] | None = None
+            if saved and _is_last_use(ctx, (grad_output, *saved)):
+                backend = params.pop("backend")
+                own = [tensor.detach() for tensor in saved]
+                found = dispatch.get_backend(self.name, backend).backward_in_place(grad_output, own, *tensors, **params)
+                params["backend"] = backend
+            if found is None:
+                operator = getattr(torch.ops.usreg, f"{self.name}_backward").default
+                found = operator(grad_output, saved, *tensors, **params)
+            gradients = iter(found)
+            return (*(next(gradients) if needed else None for needed in needs_grad), *nothing[count:])
 
         def setup_double(ctx: Any, inputs: Any, keyword_only_inputs: Params, output: Any) -> None:
             grad_output, saved, *tensors = inputs

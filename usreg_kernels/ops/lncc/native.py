@@ -1,8 +1,8 @@
 """The compiled local normalised cross-correlation: C++ on CPUs (``csrc/cpu/lncc.cpp``).
 
 Forward computes the gradients along with the loss, since they share the window sums that take the time, and saves them
-for backward, which multiplies ``grad_output`` in. It saves nothing when asked for no gradient, and for reduction
-``none``, whose ``grad_output`` is a map; backward then computes the sums once more.
+for backward, which multiplies ``grad_output`` in, where they lie if it is their last use. It saves nothing when asked
+for no gradient, and for reduction ``none``, whose ``grad_output`` is a map; backward then computes the sums once more.
 ``USREG_LNCC_RECOMPUTE=1`` saves nothing at all (:mod:`usreg_kernels.ops.lncc.saving`).
 """
 
@@ -25,6 +25,7 @@ _INPUTS = (
 LIBRARY.define(f"lncc_native_forward({_INPUTS}) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(f"lncc_native_backward(Tensor grad_output, {_INPUTS}) -> (Tensor, Tensor)")
 LIBRARY.define("lncc_native_scale(Tensor grad_output, Tensor gradient, Tensor like) -> Tensor")
+LIBRARY.define("lncc_native_scale_(Tensor grad_output, Tensor(a!) gradient) -> ()")
 
 
 def _arguments(
@@ -67,6 +68,30 @@ def saved_like(
     return [tensor.new_empty(tensor.shape, dtype=loss_dtype(tensor.dtype)) for tensor, needed in pairs if needed]
 
 
+def _still_needed(saved: list[torch.Tensor], needs_grad: list[bool]) -> list[torch.Tensor]:
+    """The saved gradients that backward asks for: forward saved one per flag that it was given, perhaps more."""
+    if len(saved) == 1:
+        return saved
+    return [gradient for gradient, needed in zip(saved, needs_grad, strict=True) if needed]
+
+
+def backward_in_place(
+    grad_output: torch.Tensor,
+    saved: list[torch.Tensor],
+    pred: torch.Tensor,
+    *_: Any,
+    needs_grad: list[bool],
+    **params: Any,
+) -> list[torch.Tensor] | None:
+    """The saved gradients themselves, ``grad_output`` multiplied in; none where they are not of the input's dtype."""
+    if not saved or saved[0].dtype != pred.dtype:
+        return None
+    gradients = _still_needed(saved, needs_grad)
+    for gradient in gradients:
+        torch.ops.usreg.lncc_native_scale_(grad_output, gradient)
+    return gradients
+
+
 def backward(
     grad_output: torch.Tensor,
     saved: list[torch.Tensor],
@@ -80,13 +105,8 @@ def backward(
 ) -> list[torch.Tensor]:
     """The saved gradients times ``grad_output``, or a march of their own where none were saved."""
     if saved:
-        # Forward saved a gradient per flag that it was given; backward may need fewer.
-        wanted = [needed for needed in needs_grad if needed or len(saved) == 2]
-        return [
-            torch.ops.usreg.lncc_native_scale(grad_output, gradient, pred)
-            for gradient, needed in zip(saved, wanted, strict=True)
-            if needed
-        ]
+        gradients = _still_needed(saved, needs_grad)
+        return [torch.ops.usreg.lncc_native_scale(grad_output, gradient, pred) for gradient in gradients]
     arguments = _arguments(reduction=reduction, **window)
     gradients = torch.ops.usreg.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
     return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
@@ -95,6 +115,12 @@ def backward(
 dispatch.register_backend(
     "lncc",
     dispatch.Backend(
-        "cpu", forward, backward, saved_like, missing=lambda: library.reason("cpu"), declines=declines("cpu")
+        "cpu",
+        forward,
+        backward,
+        saved_like,
+        backward_in_place,
+        missing=lambda: library.reason("cpu"),
+        declines=declines("cpu"),
     ),
 )
