@@ -121,7 +121,12 @@ def _rounding(gradient: torch.Tensor, reduction: str) -> float:
     """
     epsilon = torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
     voxels = gradient.numel()
-    return 64 * epsilon * voxels**0.5 / (voxels if reduction == "mean" else 1)
+    return 128 * epsilon * voxels**0.5 / (voxels if reduction == "mean" else 1)
+
+
+def _loss_tolerance(dtype: torch.dtype, arguments: dict[str, Any]) -> float:
+    """LNCC divides by variances down to ``smooth_dr`` of sums of the order of 1: the reference rounds them too."""
+    return max(LOSS_TOLERANCE[dtype], 4 * torch.finfo(torch.float64).eps / arguments.get("smooth_dr", 1.0))
 
 
 @pytest.mark.parametrize(("op", "backend"), FAST)
@@ -142,7 +147,7 @@ def test_random_calls(op: str, backend: str) -> None:
         with uk.use_backend("reference"):
             expected = _loss_and_gradients(op, oracle, arguments)
         dtype = tensors[0].dtype
-        assert_close(actual[0], expected[0], LOSS_TOLERANCE[dtype])
+        assert_close(actual[0], expected[0], _loss_tolerance(dtype, arguments))
         for gradient, wanted in zip(actual[1:], expected[1:], strict=True):
             assert gradient.dtype == dtype
             assert_close(

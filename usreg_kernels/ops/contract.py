@@ -38,6 +38,10 @@ def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
+# Private to torch: without it no backward pass counts as the last.
+_graph_is_kept: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
 def _is_last_use(ctx: Any, tensors: Sequence[torch.Tensor]) -> bool:
     """Whether the backward pass that runs frees what was saved, so that nobody sees it overwritten.
 
@@ -49,7 +53,7 @@ def _is_last_use(ctx: Any, tensors: Sequence[torch.Tensor]) -> bool:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and all(type(tensor) is torch.Tensor for tensor in tensors)
-        and not torch._C._autograd._get_current_graph_task_keep_graph()
+        and not _graph_is_kept()
     )
 
 
