@@ -10,6 +10,7 @@ from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 from kernels.lncc_features import FEATURES, Feature
 
 import usreg_kernels as uk
+from bench.hard_data import PAIRS
 from usreg_kernels.ops.lncc import triton_plan, triton_tuning
 from usreg_kernels.ops.lncc.triton_plan import Tile
 from usreg_kernels.ops.triton_support import INTERPRETED
@@ -30,6 +31,26 @@ def test_feature(feature: Feature) -> None:
     for gradient, oracle in zip(gradients, wanted, strict=True):
         assert gradient.dtype == feature.dtype
         assert_close(gradient, oracle, GRADIENT_TOLERANCE[feature.dtype], floor=1e-6)
+
+
+@interpreted
+@pytest.mark.parametrize("window", [3, 7, 9, 15])
+@pytest.mark.parametrize("data", ["step 1000 to 0", "bright ball on zeros", "uniform noise"])
+def test_hard_data(data: str, window: int) -> None:
+    """Constant integers have a variance of exactly 0, and bright tissue leaves no residue, in float32 too."""
+    pred, target = (volume.float().contiguous() for volume in PAIRS[data]((1, 1, 10, 9, 14)))
+
+    def loss_and_gradient(pred: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = pred.clone().requires_grad_()
+        loss = uk.lncc_loss(leaf, target, kernel_size=window)
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+    with uk.use_backend("triton"):
+        loss, gradient = loss_and_gradient(pred, target)
+    with uk.use_backend("reference"):
+        expected, wanted = loss_and_gradient(pred.double(), target.double())
+    assert_close(loss, expected, MAP_TOLERANCE)
+    assert_close(gradient, wanted, 3e-4)  # what float32 holds of a faint edge of the ball
 
 
 @interpreted

@@ -69,7 +69,7 @@ def _correlate(
         partials = pred.new_empty((2, 0 if loss_map is not None else plan.programs), dtype=torch.float32)
         compiled = correlate[(plan.programs,)](
             _padded(pred, plan.pitch), _padded(target, plan.pitch), mask, loss_map, maps, partials[0], partials[1],
-            *plan.runtime_arguments, channels_per_mask, 1.0 / window.volume, smooth_nr, smooth_dr,
+            *plan.runtime_arguments, channels_per_mask, window.volume, 1.0 / window.volume, smooth_nr, smooth_dr,
             HAS_MASK=mask is not None, KEEP_MAP=loss_map is not None, MAPS=maps.shape[-2], **plan.constants,
         )  # fmt: skip
         return compiled, partials

@@ -209,7 +209,7 @@ def _store(pointer, place, value, exists, ALIGNED: tl.constexpr, TX: tl.constexp
 @triton.jit
 def _locate(y_tiles, x_tiles, z_chunks, chunk, D, W: tl.constexpr, HALO: tl.constexpr, TX: tl.constexpr,
             BY: tl.constexpr, BG: tl.constexpr, WIDE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Volume, first and end plane; y (BY, 1, 1), x of a lane's first voxel (1, BG, 1); lanes that own their voxels.
+    """Image, first and end plane; y (BY, 1, 1), x of a lane's first voxel (1, BG, 1); lanes that own their voxels.
 
     Programs that follow on each other are neighbours along y: they share rows in the caches.
     """
@@ -267,16 +267,25 @@ def _products(pred, target, y, H, exists, lane, PITCH: tl.constexpr, HALO_Y: tl.
 
 
 @triton.jit
-def _ncc(sum_p, sum_t, sum_pp, sum_tt, sum_pt, inverse_volume, smooth_nr, smooth_dr, MAPS: tl.constexpr):
+def _about_means(sum_ab, sum_a, sum_b, volume, inverse_volume):
+    """The sum of a b about the means of a and b: ``(N S_ab - S_a S_b) / N``.
+
+    A rounded product, and what its rounding lost (Kahan's difference of products): 0 where images are constant and
+    integer, such as air in a CT, where a mean that is rounded leaves more than ``smooth_dr``.
+    """
+    product = sum_a * sum_b
+    return (tl.fma(sum_ab, volume, -product) - tl.fma(sum_a, sum_b, -product)) * inverse_volume
+
+
+@triton.jit
+def _ncc(sum_p, sum_t, sum_pp, sum_tt, sum_pt, volume, inverse_volume, smooth_nr, smooth_dr, MAPS: tl.constexpr):
     """ncc, and its derivatives for as many maps: by cross; to pred by constant, slope; to target by these.
 
     Two reciprocal roots instead of the reciprocal of a product, which could overflow long before the correlation does.
     """
-    mean_p = sum_p * inverse_volume
-    mean_t = sum_t * inverse_volume
-    cross = sum_pt - mean_p * sum_t
-    var_p = sum_pp - mean_p * sum_p
-    var_t = sum_tt - mean_t * sum_t
+    cross = _about_means(sum_pt, sum_p, sum_t, volume, inverse_volume)
+    var_p = _about_means(sum_pp, sum_p, sum_p, volume, inverse_volume)
+    var_t = _about_means(sum_tt, sum_t, sum_t, volume, inverse_volume)
     root_p = tl.rsqrt(tl.maximum(var_p, smooth_dr))
     root_t = tl.rsqrt(tl.maximum(var_t, smooth_dr))
     root = root_p * root_t
@@ -285,6 +294,8 @@ def _ncc(sum_p, sum_t, sum_pp, sum_tt, sum_pt, inverse_volume, smooth_nr, smooth
     if MAPS == 0:
         return (ncc,)
     else:
+        mean_p = sum_p * inverse_volume
+        mean_t = sum_t * inverse_volume
         by_cross = 2.0 * correlation * root
         slope_p = tl.where(var_p > smooth_dr, -ncc * root_p * root_p, 0.0)
         constant_p = -(by_cross * mean_t + 2.0 * slope_p * mean_p)
@@ -297,15 +308,15 @@ def _ncc(sum_p, sum_t, sum_pp, sum_tt, sum_pt, inverse_volume, smooth_nr, smooth
 
 
 @triton.jit
-def _emit(sums, total, total_weight, mask, loss_map, maps, row, mask_row, y, column, writes, counts, inverse_volume,
-          smooth_nr, smooth_dr, W: tl.constexpr, MAP_PITCH: tl.constexpr, HAS_MASK: tl.constexpr,
+def _emit(sums, total, total_weight, mask, loss_map, maps, row, mask_row, y, column, writes, counts, volume,
+          inverse_volume, smooth_nr, smooth_dr, W: tl.constexpr, MAP_PITCH: tl.constexpr, HAS_MASK: tl.constexpr,
           KEEP_MAP: tl.constexpr, MAPS: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr,
           BG: tl.constexpr):  # fmt: skip
     """Use a plane's finished sums: add to the totals, or store the loss; store the maps. Returns the totals.
 
     row, mask_row: how many rows lie before the plane.
     """
-    found = _ncc(*sums, inverse_volume, smooth_nr, smooth_dr, MAPS)
+    found = _ncc(*sums, volume, inverse_volume, smooth_nr, smooth_dr, MAPS)
     ncc = found[0]
     if HAS_MASK:
         weight = _load(mask, mask_row * W + (y * W + column), counts, W % TX == 0, TX, BY, BG)
@@ -329,7 +340,7 @@ def _emit(sums, total, total_weight, mask, loss_map, maps, row, mask_row, y, col
 @triton.jit
 def correlate(
     pred, target, mask, loss_map, maps, partials, partial_weights, D, H, y_tiles, x_tiles, z_chunks, chunk,
-    channels_per_mask, inverse_volume, smooth_nr, smooth_dr,
+    channels_per_mask, volume, inverse_volume, smooth_nr, smooth_dr,
     W: tl.constexpr, PITCH: tl.constexpr, MAP_PITCH: tl.constexpr,
     HALO_Z: tl.constexpr, HALO_Y: tl.constexpr, HALO_X: tl.constexpr,
     WEIGHTS_Z: tl.constexpr, WEIGHTS_Y: tl.constexpr, WEIGHTS_X: tl.constexpr,
@@ -341,7 +352,7 @@ def correlate(
     pred, target: (volumes, D, H, PITCH), zeros from W on; mask, loss_map: rows of W; maps: (volumes, D, H, MAPS,
     MAP_PITCH), so that all loads of the backward march have constant distances.
     """
-    volume, begin, end, y, x, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, D, W, HALO_X, TX, BY, BG, WIDE, WHOLE)
+    image, begin, end, y, x, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, D, W, HALO_X, TX, BY, BG, WIDE, WHOLE)
     lane = tl.arange(0, BG)[None, :] + tl.zeros((BY, 1), tl.int32)
     column = x + tl.arange(0, TX)[None, None, :]
     exists = (x >= 0) & (x < PITCH)
@@ -356,8 +367,8 @@ def correlate(
     z_tt = _no_sums(zero, 2 * HALO_Z)
     z_pt = _no_sums(zero, 2 * HALO_Z)
     zero_64 = tl.zeros((), tl.int64)
-    rows = (volume + zero_64) * D * H  # before this volume
-    mask_rows = (volume // channels_per_mask + zero_64) * D * H
+    rows = (image + zero_64) * D * H  # before this image
+    mask_rows = (image // channels_per_mask + zero_64) * D * H
     voxel = y * PITCH + column
     first = tl.maximum(begin - HALO_Z, 0)
     last = tl.minimum(end + HALO_Z, D)
@@ -376,8 +387,8 @@ def correlate(
             row = (z - HALO_Z + zero_64) * H
             total, total_weight = _emit(
                 (p, t, pp, tt, pt), total, total_weight, mask, loss_map, maps, rows + row, mask_rows + row, y, column,
-                writes, counts, inverse_volume, smooth_nr, smooth_dr, W, MAP_PITCH, HAS_MASK, KEEP_MAP, MAPS, TX, BY,
-                BG,
+                writes, counts, volume, inverse_volume, smooth_nr, smooth_dr, W, MAP_PITCH, HAS_MASK, KEEP_MAP, MAPS,
+                TX, BY, BG,
             )  # fmt: skip
     if HALO_Z > 0:
         for z in range(last, end + HALO_Z):  # windows that reach beyond the last plane
@@ -390,8 +401,8 @@ def correlate(
                 row = (z - HALO_Z + zero_64) * H
                 total, total_weight = _emit(
                     (p, t, pp, tt, pt), total, total_weight, mask, loss_map, maps, rows + row, mask_rows + row, y,
-                    column, writes, counts, inverse_volume, smooth_nr, smooth_dr, W, MAP_PITCH, HAS_MASK, KEEP_MAP,
-                    MAPS, TX, BY, BG,
+                    column, writes, counts, volume, inverse_volume, smooth_nr, smooth_dr, W, MAP_PITCH, HAS_MASK,
+                    KEEP_MAP, MAPS, TX, BY, BG,
                 )  # fmt: skip
     if not KEEP_MAP:
         tl.store(partials + tl.program_id(0), -tl.sum(tl.where(counts, total, 0.0)))
@@ -460,7 +471,7 @@ def propagate(
     maps: what correlate stored, of which USED go into these gradients; pred, target and gradients: rows of W;
     grad_output: (volumes, D, H, PITCH) with HAS_MAP, else a scalar.
     """
-    volume, begin, end, y, x, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, D, W, HALO_X, TX, BY, BG, WIDE, WHOLE)
+    image, begin, end, y, x, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, D, W, HALO_X, TX, BY, BG, WIDE, WHOLE)
     lane = tl.arange(0, BG)[None, :] + tl.zeros((BY, 1), tl.int32)
     column = x + tl.arange(0, TX)[None, None, :]
     exists = (x >= 0) & (x < PITCH)
@@ -476,7 +487,7 @@ def propagate(
     for _ in tl.static_range(len(USED)):
         unfinished = unfinished + (_no_sums(zero, 2 * HALO_Z),)
     zero_64 = tl.zeros((), tl.int64)
-    rows = (volume + zero_64) * D * H
+    rows = (image + zero_64) * D * H
     first = tl.maximum(begin - HALO_Z, 0)
     last = tl.minimum(end + HALO_Z, D)
     for z in range(first, last):
