@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 USREG_BUILD_CPU ?= $(if $(shell command -v c++ || command -v g++ || command -v clang++),1,auto)
 export USREG_BUILD_CPU
 
-CPP_SOURCES := $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' \))
+CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
 .PHONY: train test setup lint format types sanitize bench-cpu sdist wheel clean help

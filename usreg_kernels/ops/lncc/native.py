@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from usreg_kernels import dispatch, library
 from usreg_kernels.ops.contract import LIBRARY, loss_dtype
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
-from usreg_kernels.ops.native import REDUCTION_CODES, declines
+from usreg_kernels.ops.native import REDUCTION_CODES, register
 from usreg_kernels.windows import make_window
 
 _INPUTS = (
@@ -42,6 +41,7 @@ def _saves(needs_grad: list[bool], reduction: str) -> bool:
 
 
 def forward(
+    kernels: Any,
     pred: torch.Tensor,
     target: torch.Tensor,
     mask: torch.Tensor | None,
@@ -53,7 +53,7 @@ def forward(
     """The loss, and the gradients of a mean or a sum to save, of the loss' dtype."""
     flags = needs_grad if _saves(needs_grad, reduction) else [False, False]
     arguments = _arguments(reduction=reduction, **window)
-    loss, *gradients = torch.ops.usreg.lncc_native_forward(pred, target, mask, *arguments, *flags)
+    loss, *gradients = kernels.lncc_native_forward(pred, target, mask, *arguments, *flags)
     return loss, [gradient for gradient, saved in zip(gradients, flags, strict=True) if saved]
 
 
@@ -68,6 +68,7 @@ def saved_like(
 
 
 def backward(
+    kernels: Any,
     grad_output: torch.Tensor,
     saved: list[torch.Tensor],
     pred: torch.Tensor,
@@ -83,18 +84,13 @@ def backward(
         # Forward saved a gradient per flag that it was given; backward may need fewer.
         wanted = [needed for needed in needs_grad if needed or len(saved) == 2]
         return [
-            torch.ops.usreg.lncc_native_scale(grad_output, gradient, pred)
+            kernels.lncc_native_scale(grad_output, gradient, pred)
             for gradient, needed in zip(saved, wanted, strict=True)
             if needed
         ]
     arguments = _arguments(reduction=reduction, **window)
-    gradients = torch.ops.usreg.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
+    gradients = kernels.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
     return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
 
 
-dispatch.register_backend(
-    "lncc",
-    dispatch.Backend(
-        "cpu", forward, backward, saved_like, missing=lambda: library.reason("cpu"), declines=declines("cpu")
-    ),
-)
+register("lncc", forward, backward, saved_like, names=("cpu",))
