@@ -33,14 +33,16 @@ struct DvfPair {
 template <class T, class Function>
 __device__ void for_each_error(const DvfPair<T>& fields, const Function& function) {
   using R = Real<T>;
-  const int64_t row = blockIdx.x / fields.blocks_per_row();
-  const int64_t start = blockIdx.x % fields.blocks_per_row() * kErrorBlock + threadIdx.x;
+  const auto per_row = static_cast<unsigned>(fields.blocks_per_row());  // grids fit 32 bits, and division is quicker
+  const int64_t row = blockIdx.x / per_row;
+  const int64_t start = blockIdx.x % per_row * kErrorBlock + threadIdx.x;
+  const R* const mask = fields.mask == nullptr ? nullptr : fields.mask + row / fields.rows_per_mask * fields.size;
 #pragma unroll
   for (int i = 0; i < kErrorsPerThread; ++i) {
     const int64_t place = start + i * kErrorThreads;
     if (place >= fields.size) break;
     const int64_t voxel = row * fields.size + place;
-    const R weight = fields.mask == nullptr ? R(1) : fields.mask[row / fields.rows_per_mask * fields.size + place];
+    const R weight = mask == nullptr ? R(1) : mask[place];
     function(voxel, widen(fields.pred[voxel]) - widen(fields.gt[voxel]), weight);
   }
 }

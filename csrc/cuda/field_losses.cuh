@@ -146,13 +146,15 @@ __device__ R slope(R difference) {
 // loss_map: null, or where the loss of each voxel goes; else their sum goes to partials, one per block.
 template <FieldLossKind kKind, Penalty kPenalty, int kFirstAxis, class T, class Index>
 __global__ void __launch_bounds__(kFieldThreads)
-    sum_penalties(FieldLoss<T> loss, Real<T>* loss_map, Real<T>* partials) {
+    sum_penalties(const __grid_constant__ FieldLoss<T> loss, Real<T>* loss_map, Real<T>* partials) {
   using R = Real<T>;
   using S = Stencil<kKind, kFirstAxis>;
-  const int64_t component = blockIdx.x / loss.blocks_per_component();
-  const int64_t start = blockIdx.x % loss.blocks_per_component() * kFieldBlock + threadIdx.x;
-  const R* const weights = loss.weights + component % loss.channels * S::kStencil.difference_count;
+  const auto per_component = static_cast<unsigned>(loss.blocks_per_component());  // grids fit 32 bits
+  const unsigned component = blockIdx.x / per_component;
+  const int64_t start = blockIdx.x % per_component * kFieldBlock + threadIdx.x;
+  const int first_weight = component % static_cast<unsigned>(loss.channels) * S::kStencil.difference_count;
   R total = 0;
+#pragma unroll 1
   for (int i = 0; i < kFieldVoxelsPerThread; ++i) {
     const int64_t index = start + i * kFieldThreads;
     if (index >= loss.component_numel()) break;
@@ -166,7 +168,7 @@ __global__ void __launch_bounds__(kFieldThreads)
     ForEach<S::kStencil.difference_count>::call([&](auto k) {
       constexpr int kDifference = decltype(k)::value;
       if (!voxel.template exists<kDifference>({})) return;
-      value += weights[kDifference] * penalty<kPenalty>(voxel.template difference<kDifference>({}));
+      value += loss.weights[first_weight + kDifference] * penalty<kPenalty>(voxel.template difference<kDifference>({}));
     });
     if (loss_map != nullptr && in_map) loss_map[voxel.map_place({})] = value;
     total += value;
@@ -178,8 +180,8 @@ __global__ void __launch_bounds__(kFieldThreads)
 
 // What the differences around a voxel pass on to it: the derivative of the loss, for squares half of it.
 template <bool kInner, FieldLossKind kKind, Penalty kPenalty, int kFirstAxis, class T, class Index>
-__device__ Real<T> pull(const FieldVoxel<kKind, kFirstAxis, T, Index>& voxel, const Real<T>* weights,
-                        const Real<T>* grad_map) {
+__device__ Real<T> pull(const FieldVoxel<kKind, kFirstAxis, T, Index>& voxel, const FieldLoss<T>& loss,
+                        int first_weight, const Real<T>* grad_map) {
   using R = Real<T>;
   using S = Stencil<kKind, kFirstAxis>;
   R total = 0;
@@ -188,7 +190,7 @@ __device__ Real<T> pull(const FieldVoxel<kKind, kFirstAxis, T, Index>& voxel, co
     constexpr Offset kFrom = Offset{} - kShare.offset;  // the voxel whose difference it is
     if (!kInner && !voxel.template exists<kShare.difference>(kFrom)) return;
     const R found = slope<kPenalty>(voxel.template difference<kShare.difference>(kFrom));
-    const R weight = weights[kShare.difference] * R(kShare.factor);
+    const R weight = loss.weights[first_weight + kShare.difference] * R(kShare.factor);
     total += weight * found * (grad_map == nullptr ? R(1) : grad_map[voxel.map_place(kFrom)]);
   });
   return total;
@@ -197,20 +199,22 @@ __device__ Real<T> pull(const FieldVoxel<kKind, kFirstAxis, T, Index>& voxel, co
 // grad: the incoming gradient, a scalar, or with has_map in the shape of the loss map. gradient: of the field's shape.
 template <FieldLossKind kKind, Penalty kPenalty, int kFirstAxis, class T, class Index>
 __global__ void __launch_bounds__(kFieldThreads)
-    write_field_gradient(FieldLoss<T> loss, const Real<T>* grad, bool has_map, T* gradient) {
+    write_field_gradient(const __grid_constant__ FieldLoss<T> loss, const Real<T>* grad, bool has_map, T* gradient) {
   using R = Real<T>;
   using S = Stencil<kKind, kFirstAxis>;
-  const int64_t component = blockIdx.x / loss.blocks_per_component();
-  const int64_t start = blockIdx.x % loss.blocks_per_component() * kFieldBlock + threadIdx.x;
-  const R* const weights = loss.weights + component % loss.channels * S::kStencil.difference_count;
+  const auto per_component = static_cast<unsigned>(loss.blocks_per_component());  // grids fit 32 bits
+  const unsigned component = blockIdx.x / per_component;
+  const int64_t start = blockIdx.x % per_component * kFieldBlock + threadIdx.x;
+  const int first_weight = component % static_cast<unsigned>(loss.channels) * S::kStencil.difference_count;
   const R* const grad_map = has_map ? grad : nullptr;
   const R factor = (kPenalty == Penalty::kSquare ? R(2) : R(1)) * (has_map ? R(1) : *grad);
+#pragma unroll 1
   for (int i = 0; i < kFieldVoxelsPerThread; ++i) {
     const int64_t index = start + i * kFieldThreads;
     if (index >= loss.component_numel()) break;
     const FieldVoxel<kKind, kFirstAxis, T, Index> voxel(loss, component, static_cast<Index>(index));
-    const R found = voxel.is_inner() ? pull<true, kKind, kPenalty>(voxel, weights, grad_map)
-                                     : pull<false, kKind, kPenalty>(voxel, weights, grad_map);
+    const R found = voxel.is_inner() ? pull<true, kKind, kPenalty>(voxel, loss, first_weight, grad_map)
+                                     : pull<false, kKind, kPenalty>(voxel, loss, first_weight, grad_map);
     gradient[component * loss.component_numel() + index] = narrow<T>(factor * found);
   }
 }

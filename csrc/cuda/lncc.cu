@@ -45,6 +45,9 @@ struct LnccCall {
                       weights->size());
     }
     mask = contiguous(mask_arg);
+    for (int64_t i = 2; i < pred.dim(); ++i) {
+      STD_TORCH_CHECK(pred.size(i) < INT32_MAX, kOp, ": an axis has fewer than 2^31 voxels, not ", pred.size(i));
+    }
     const int64_t dims = pred.dim() - 2;
     const auto size = [&](int64_t from_last) {
       return from_last < dims ? static_cast<int>(pred.size(pred.dim() - 1 - from_last)) : 1;

@@ -51,6 +51,8 @@ inline bool can_march(const LnccShape& shape, const LnccWindow& window) {
   return sizes && fits && is_symmetric(window.z) && is_symmetric(window.y) && is_symmetric(window.x);
 }
 
+constexpr int64_t kWaves = 5;  // of blocks: with more of them, their ends leave few slots empty as it is
+
 // How many planes a block takes, out of those numbers that finish first by the planes marched: chunks cost their halos
 // anew, but fill more of the slots that blocks run in at once.
 inline int choose_chunk(int depth, int halo, int64_t columns, int64_t slots) {
@@ -58,7 +60,8 @@ inline int choose_chunk(int depth, int halo, int64_t columns, int64_t slots) {
     return ceil_div(columns * chunks, slots) * (ceil_div(depth, chunks) + 2 * halo);
   };
   int best = 1;
-  for (int chunks = 2; chunks <= depth; ++chunks) {
+  const int64_t most = std::min<int64_t>(depth / (halo + 1), ceil_div(kWaves * slots, columns));
+  for (int chunks = 2; chunks <= most; ++chunks) {
     if (cost(chunks) < cost(best)) best = chunks;
   }
   return ceil_div(depth, best);

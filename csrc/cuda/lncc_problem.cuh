@@ -36,8 +36,8 @@ struct MapLayout {
   __host__ __device__ int64_t plane() const { return static_cast<int64_t>(blocks) * height * kMapBlock; }
 
   // The first map's place of a voxel within its plane.
-  __device__ int in_plane(int y, int x, int maps) const {
-    return ((x / kMapBlock) * height + y) * (maps * kMapBlock) + x % kMapBlock;
+  __device__ int64_t in_plane(int y, int x, int maps) const {
+    return (static_cast<int64_t>(x / kMapBlock) * height + y) * (maps * kMapBlock) + x % kMapBlock;
   }
 };
 
@@ -52,11 +52,10 @@ __global__ void __launch_bounds__(kPaddingThreads) clear_map_padding(LnccShape s
   int64_t index = static_cast<int64_t>(blockIdx.x) * kPaddingThreads + threadIdx.x;
   const int column = first + static_cast<int>(index % padding);
   index /= padding;
-  const int row = static_cast<int>(index % (layout.height * map_count));
-  const int64_t plane = index / (layout.height * map_count);
+  const int64_t rows = static_cast<int64_t>(layout.height) * map_count, row = index % rows, plane = index / rows;
   if (plane >= shape.volumes * shape.depth) return;
   const int64_t last_block = static_cast<int64_t>(layout.blocks - 1) * layout.height * kMapBlock * map_count;
-  maps[plane * layout.plane() * map_count + last_block + static_cast<int64_t>(row) * kMapBlock + column] = 0;
+  maps[plane * layout.plane() * map_count + last_block + row * kMapBlock + column] = 0;
 }
 
 template <class R>

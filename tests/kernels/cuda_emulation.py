@@ -1,14 +1,17 @@
-"""The ``cuda`` backend on CPU tensors: the product's kernels, compiled by :mod:`cuda_on_cpu.build`."""
+"""The ``cuda`` backend on CPU tensors: the product's kernels, compiled by :mod:`cuda_on_cpu.build`.
+
+``USREG_CUDA_ON_CPU_FLAGS`` holds more flags of the compiler, e.g. of a sanitizer.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import torch
 from kernels.cuda_on_cpu import build
@@ -16,13 +19,11 @@ from kernels.cuda_on_cpu import build
 from usreg_kernels import dispatch
 from usreg_kernels.ops.native import declines
 
-FOLDER = build.ROOT / "build" / "cuda_on_cpu"
-
 
 @lru_cache(maxsize=1)
-def load(path: Path | None = None) -> ctypes.CDLL:
-    """Load the library, building it first unless a path is given, and declare its operators."""
-    path = build.build(FOLDER) if path is None else path
+def load() -> ctypes.CDLL:
+    """Build the library, load it, and declare its operators."""
+    path = build.build(tuple(os.environ.get("USREG_CUDA_ON_CPU_FLAGS", "").split()))
     library = torch.library.Library(build.NAMESPACE, "DEF")
     for name in torch._C._dispatch_get_all_op_names():
         if re.match("usreg::.*_(native|cuda)_", name):

@@ -6,6 +6,7 @@ Its operators have the schemas of ``torch.ops.usreg``, in a namespace of their o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -33,13 +34,13 @@ def command() -> list[str]:
     ]
 
 
-def build(folder: Path, flags: tuple[str, ...] = ()) -> Path:
-    """The library, built in a folder; a file is compiled only if something that it may include is newer.
+def build(flags: tuple[str, ...] = ()) -> Path:
+    """The library; a file is compiled only if something that it may include is newer.
 
     Args:
-        folder: where; it is kept between builds.
         flags: of the compiler and the linker, e.g. of a sanitizer.
     """
+    folder = ROOT / "build" / "-".join(("cuda_on_cpu", *(re.sub(r"\W+", "_", flag) for flag in flags)))
     folder.mkdir(parents=True, exist_ok=True)
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu")) + sorted(HERE.glob("*.cpp"))
     headers = [*(ROOT / "csrc" / "cuda").glob("*.*h"), *(ROOT / "csrc" / "common").glob("*.*"), *HERE.glob("*.h")]
@@ -61,6 +62,13 @@ def build(folder: Path, flags: tuple[str, ...] = ()) -> Path:
         link = [*command()[:1], *flags, "-shared", "-Wl,-Bsymbolic", "-o", str(library)]
         _run([*link, *map(str, objects), *torch_libraries])
     return library
+
+
+def build_program(source: Path, program: Path) -> None:
+    """A program that launches kernels, without torch."""
+    fibers = [str(HERE / "fibers.cpp"), "-x", "c++", str(source)]
+    without_torch = [flag for flag in command() if "torch" not in flag and flag != "-isystem"]
+    _run([*without_torch, *fibers, "-o", str(program)])
 
 
 def _run(arguments: list[str]) -> None:

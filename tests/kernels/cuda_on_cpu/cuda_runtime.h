@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "fibers.h"
@@ -14,6 +15,7 @@
 #define __host__
 #define __shared__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
 
 struct uint3 {
@@ -95,6 +97,21 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   return cudaSuccess;
 }
+
+// ---- memory and devices --------------------------------------------------------------------------------------------
+
+template <class T>
+cudaError_t cudaMallocManaged(T** memory, size_t bytes) {
+  *memory = static_cast<T*>(std::malloc(bytes));
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaFree(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
 // How many multiprocessors the pretended GPU has: tests set it, since grids depend on it.
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };

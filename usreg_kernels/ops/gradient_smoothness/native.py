@@ -1,4 +1,7 @@
-"""The compiled gradient smoothness: C++ on CPUs (``csrc/cpu/field_losses.cpp``). It saves nothing for backward."""
+"""The compiled gradient smoothness: C++ on CPUs (``csrc/cpu/field_losses.cpp``), CUDA C++ on GPUs.
+
+The kernels of both read ``csrc/common/field_terms.h``. Nothing is saved for backward.
+"""
 
 from __future__ import annotations
 

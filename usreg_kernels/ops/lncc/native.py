@@ -1,4 +1,4 @@
-"""The compiled local normalised cross-correlation: C++ on CPUs (``csrc/cpu/lncc.cpp``).
+"""The compiled local normalised cross-correlation: C++ on CPUs (``csrc/cpu/lncc.cpp``); on GPUs see ``cuda.py``.
 
 Forward computes the gradients along with the loss, since they share the window sums that take the time, and saves them
 for backward, which multiplies ``grad_output`` in. It saves nothing when asked for no gradient, and for reduction

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,3 +152,72 @@ def test_rows_that_begin_at_odd_addresses() -> None:
 def test_random_calls(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_cases, "CASES", 300)
     random_cases.test_random_calls(op, "cuda")
+
+
+def test_a_program_needs_the_headers_alone(tmp_path: Path) -> None:
+    build.build_program(build.HERE.with_name("standalone.cu"), tmp_path / "standalone")
+    done = subprocess.run([tmp_path / "standalone"], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(-1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "outcome"),
+    [
+        ("if (threadIdx.x != 3) __shfl_down_sync(~0u, 1.0f, 1);", "names lane 3, which is not there"),
+        ("if (threadIdx.x % 2) __syncthreads(); else __shfl_down_sync(~0u, 1.0f, 1);", "threads that never come"),
+        (
+            "if (threadIdx.x % 2) __shfl_up_sync(~0u, 1.0f, 1); else __shfl_down_sync(~0u, 1.0f, 1);",
+            "different shuffles",
+        ),
+        ('if (!threadIdx.x) std::printf("%f", *reinterpret_cast<float*>(usreg::cuda::block_memory));', "nan"),
+    ],
+    ids=["exited lane", "barrier", "two shuffles", "shared memory"],
+)
+def test_what_cuda_leaves_undefined_is_found(kernel: str, outcome: str, tmp_path: Path) -> None:
+    """By the stand-in for CUDA, which the tests above rely on."""
+    source = tmp_path / "kernel.cu"
+    source.write_text(f"""
+        #include <cstdio>
+        #include <stdexcept>
+        #include "cuda/reduction.cuh"
+        void kernel() {{ {kernel} }}
+        int main() {{
+          cudaLaunchConfig_t config;
+          config.blockDim = dim3(64);
+          config.dynamicSmemBytes = 64;
+          try {{
+            cudaLaunchKernelEx(&config, kernel);
+          }} catch (const std::runtime_error& error) {{
+            std::puts(error.what());
+          }}
+        }}
+    """)
+    build.build_program(source, tmp_path / "program")
+    done = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
+    assert outcome in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_under_address_sanitizer() -> None:
+    """Every feature once more, in a process whose kernels are compiled with the sanitizers."""
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    runtimes = [
+        subprocess.run([str(build.COMPILER), f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        pytest.skip("the compiler has no sanitizers")
+    build.build(tuple(flags))  # before anything is preloaded
+    environment = {
+        **os.environ,
+        "USREG_CUDA_ON_CPU_FLAGS": " ".join(flags),
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep what they allocate
+    }
+    tests = "agrees or feature or chunks or odd or random or empty or strides"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=build.ROOT)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
+    assert " skipped" not in done.stdout
