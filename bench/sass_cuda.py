@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ CSRC = Path(__file__).parents[1] / "csrc"
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 TARGETS = ("sm_80", "sm_90")
 _MARCH_THREADS, _MARCH_COLUMNS = 128, 2
+_LARGEST_MARCH = 15  # whose rows are not unrolled
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,43 @@ class Kernel:
         header: of ``csrc/cuda``.
         code: the kernel, in C++.
         threads: per block.
-        voxels: per block and turn of the main loop.
+        voxels: per block and turn of the main loop; None where no loop is the main one.
+        turns: of a loop inside the main loop; 1 where that is unrolled.
     """
 
     name: str
     header: str
     code: str
     threads: int = 256
-    voxels: int = 256
+    voxels: int | None = 256
+    turns: int = 1
 
     def compile(self, target: str) -> Compiled:
         """The machine code for a target."""
-        launch = Launch(self.name, None, (1,), {"BLOCK": self.voxels}, {"num_warps": self.threads // 32})
+        launch = Launch(self.name, None, (1,), {"BLOCK": self.voxels or 1}, {"num_warps": self.threads // 32})
         return Compiled(launch, target, {"cubin": _cubin(self, target)})
+
+    def per_voxel(self, found: Compiled) -> float | None:
+        """Instructions of the main loop per voxel, those of the loop inside it as often as it turns."""
+        if self.voxels is None:
+            return None
+        more = (self.turns - 1) * _inner_loop(found.instructions) if self.turns > 1 else 0
+        return (len(found.main_loop) + more) * self.threads / self.voxels
+
+
+def _inner_loop(instructions: list[str]) -> int:
+    """How many instructions the longest loop inside the longest one has."""
+    labels: dict[str, int] = {}
+    loops: list[tuple[int, int]] = []
+    for i, text in enumerate(instructions):
+        if text.endswith(":"):
+            labels[text[:-1]] = i
+        elif (jump := re.search(r"BRA.*`\((\.L_\w+)\)", text)) and jump.group(1) in labels:
+            loops.append((labels[jump.group(1)], i + 1))
+    begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
+    inner = [(b, e) for b, e in loops if begin < b and e < end]
+    b, e = max(inner, key=lambda loop: loop[1] - loop[0])
+    return sum(not text.endswith(":") for text in instructions[b:e])
 
 
 def _cubin(kernel: Kernel, target: str) -> bytes:
@@ -75,6 +101,7 @@ def march(
         f"lncc_march_{direction}<{window // 2}, {flags}, {dtype if dtype == 'float' else f'cuda::{dtype}'}>",
         _MARCH_THREADS,
         _MARCH_THREADS * _MARCH_COLUMNS,
+        window if window == _LARGEST_MARCH or not box else 1,
     )
 
 
@@ -100,8 +127,8 @@ def kernels() -> Iterator[Kernel]:
     yield _field("gradient_smoothness.backward", "write_field_gradient", "kForwardDifferences", "kSquare")
     yield _field("bending_energy.forward", "sum_penalties", "kBendingEnergy", "kSquare")
     yield _field("bending_energy.backward", "write_field_gradient", "kBendingEnergy", "kSquare")
-    yield Kernel("dvf_mse.forward", "dvf_mse.cuh", "sum_errors<float>", voxels=256 * 8)
-    yield Kernel("dvf_mse.backward", "dvf_mse.cuh", "write_error_gradients<float>", voxels=256 * 8)
+    yield Kernel("dvf_mse.forward", "dvf_mse.cuh", "sum_errors<float>", voxels=None)
+    yield Kernel("dvf_mse.backward", "dvf_mse.cuh", "write_error_gradients<float>", voxels=None)
 
 
 def rows(targets: tuple[str, ...] = TARGETS) -> Iterator[str]:
@@ -109,8 +136,10 @@ def rows(targets: tuple[str, ...] = TARGETS) -> Iterator[str]:
     for kernel in kernels():
         for target in targets:
             found = kernel.compile(target)
-            row = [f"{kernel.name}, CUDA C++", target, found.resources["REG"], found.resources["STACK"]]
-            row += [found.resources["SHARED"], f"{found.per_voxel:.1f}", f"{100 * found.occupancy:.0f} %"]
+            row: list[object] = [f"{kernel.name}, CUDA C++", target, found.resources["REG"], found.resources["STACK"]]
+            per_voxel = kernel.per_voxel(found)
+            row += [found.resources["SHARED"], "" if per_voxel is None else f"{per_voxel:.1f}"]
+            row.append(f"{100 * found.occupancy:.0f} %")
             yield "| " + " | ".join(map(str, row)) + " |"
 
 
