@@ -72,7 +72,7 @@ struct LnccCall {
 
   template <class R>
   CorrelationConstants<R> constants() const {
-    return {static_cast<R>(1 / window.volume), static_cast<R>(smooth_nr), static_cast<R>(smooth_dr)};
+    return {window.volume, smooth_nr, smooth_dr};
   }
 
   // A tensor as a kernel reads it: contiguous or, for the march, in rows of pairs.
@@ -222,7 +222,8 @@ std::tuple<Tensor, Tensor> lncc_backward(const Tensor& grad_output, const Tensor
       run_forward<T>(launches, call, map_count, true, tensors);
     }
     const GradientOutputs<T> outputs = {has_map ? nullptr : data<Real<T>>(grad_output), data<double>(divisor),
-                                        mutable_data<T>(to_pred, pred_grad), mutable_data<T>(to_target, target_grad)};
+                                        call.window.volume, mutable_data<T>(to_pred, pred_grad),
+                                        mutable_data<T>(to_target, target_grad)};
     run_backward<T>(launches, call, map_count, torch::stable::contiguous(tensors.maps), grad_output, outputs);
   });
   launches.check(kOp);

@@ -89,12 +89,13 @@ struct GradientOutputs {
   using R = Real<T>;
   const R* grad;          // the incoming gradient, a scalar
   const double* divisor;  // of the mean
+  double volume;          // of the window; the maps are less by this factor
   T* pred_grad;           // (volumes, depth, height, width); with three maps, that of the image whose maps they are
   T* target_grad;         // null, or likewise
 
   // What every gradient is multiplied by; the loss is the negated correlation.
   __device__ R scale() const {
-    return grad == nullptr ? R(-1) : static_cast<R>(-static_cast<double>(*grad) / *divisor);
+    return static_cast<R>(grad == nullptr ? -volume : -volume * static_cast<double>(*grad) / *divisor);
   }
 };
 

@@ -11,7 +11,7 @@
 namespace usreg {
 namespace cuda {
 
-extern __shared__ unsigned char block_memory[];  // of a launch's shared_bytes
+extern __shared__ __align__(16) unsigned char block_memory[];  // of a launch's shared_bytes
 
 constexpr int kFinishThreads = 512;
 

@@ -16,7 +16,7 @@ int main() {
   cudaMallocManaged(&loss, sizeof(float));
   for (int64_t i = 0; i < shape.voxels(); ++i) image[i] = static_cast<float>(i * 7919 % 1009) / 1009;
 
-  MarchForwardArguments<float> arguments = {plan.grid, plan.weights, {1.0f / 343, 0, 1e-5f}, image, image, {}};
+  MarchForwardArguments<float> arguments = {plan.grid, plan.weights, {343, 0, 1e-5}, image, image, {}};
   arguments.outputs.partials = partials;
   Launches launches(nullptr);
   launches.run(lncc_march_forward<3, true, 0, true, float>, plan.grid.blocks(), kMarchThreads,

@@ -151,6 +151,9 @@ def test_rows_that_begin_at_odd_addresses() -> None:
 @pytest.mark.parametrize("op", sorted(FUNCTIONS))
 def test_random_calls(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_cases, "CASES", 300)
+    if op == "lncc":  # the mean of a few voxels is no better than a voxel
+        tolerances = {dtype: max(MAP_TOLERANCE, LOSS_TOLERANCE[dtype]) for dtype in DTYPES if dtype != torch.float64}
+        monkeypatch.setattr(random_cases, "LOSS_TOLERANCE", {**LOSS_TOLERANCE, **tolerances})
     random_cases.test_random_calls(op, "cuda")
 
 

@@ -28,7 +28,17 @@ def command() -> list[str]:
     settings["TORCH_TARGET_VERSION"] = "0x020a000000000000"
     return [
         *str(COMPILER).split(),
-        *("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
+        *(
+            "-std=c++17",
+            "-O1",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+            "-ffp-contract=off",
+        ),
         *(f"-D{name}={value}" for name, value in settings.items()),
         *(f"-I{HERE}", f"-I{ROOT / 'csrc'}", "-isystem", str(torch_headers)),
     ]
