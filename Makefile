@@ -17,7 +17,7 @@ export USREG_BUILD_CPU
 
 RESULT ?= bench/results/latest.json
 
-CPP_SOURCES := $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' \))
+CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
 .PHONY: train test setup lint format types sanitize bench sdist wheel clean help

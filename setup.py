@@ -16,7 +16,8 @@ USREG_TORCH_DIR
 CXX, CXXFLAGS, NVCC, CUDA_HOME, MAX_JOBS
     as usual.
 USREG_CUDA_ARCHS
-    compute capabilities to compile for, e.g. ``80;90``; PTX of the last one serves all later ones.
+    compute capabilities to compile for, e.g. ``80;90``; PTX of the last one serves all later ones. Unset: those of
+    a release, as far as nvcc knows them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "usreg_kernels"
 TORCH_TARGET_VERSION = "0x020a000000000000"  # 2.10, the oldest torch that the libraries run on
 STABLE_ABI_HEADER = "include/torch/csrc/stable/c/shim.h"  # shipped since torch 2.10
-DEFAULT_CUDA_ARCHS = "75;80;90"
+RELEASE_CUDA_ARCHS = ("75", "80", "86", "89", "90", "100", "120")
 
 
 def log(message: str) -> None:
@@ -185,9 +186,17 @@ def cxx_command(cxx: str, torch: Path) -> list[str]:
     return [*shlex.split(cxx), *flags, *include_flags(torch), *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
 
+def cuda_archs(nvcc: str) -> list[str]:
+    """The compute capabilities to compile for, in rising order."""
+    if given := os.environ.get("USREG_CUDA_ARCHS"):
+        return given.replace(",", ";").split(";")
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
+    return [arch for arch in RELEASE_CUDA_ARCHS if f"compute_{arch}" in known]
+
+
 def nvcc_command(nvcc: str, torch: Path) -> list[str]:
     """nvcc with its flags, for one .cu file."""
-    archs = os.environ.get("USREG_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";").split(";")
+    archs = cuda_archs(nvcc)
     flags = ["-std=c++17", "-O3", "-t0", "--expt-relaxed-constexpr", "-DUSE_CUDA"]
     flags += [f"-Xcompiler=-fPIC,-fvisibility=hidden,-fmacro-prefix-map={ROOT}/="]
     flags += ["-Werror=all-warnings"] if is_on("USREG_WERROR") else []

@@ -19,10 +19,11 @@ import pytest
 import torch
 from setuptools import Distribution, Extension
 
-from usreg_kernels import library
+from usreg_kernels import dispatch, library
 
 ROOT = Path(__file__).resolve().parents[1]
-NATIVE_OPS = ("dvf_mse_native_forward", "dvf_mse_native_backward")
+NATIVE_OPS = tuple(f"{op}_native_{way}" for op in dispatch.ops() for way in ("forward", "backward"))
+CUDA_OPS = tuple(op.replace("lncc_native", "lncc_cuda") for op in NATIVE_OPS)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_the_version_stands_in_pyproject_alone() -> None:
 
 
 def test_the_sdist_holds_what_building_and_testing_need(distributions: Distributions) -> None:
-    assert distributions.in_tree("csrc", "*") | distributions.in_tree("tests", "*.py") <= distributions.in_sdist
+    assert distributions.in_tree("csrc", "*") | distributions.in_tree("tests", "*") <= distributions.in_sdist
     files = {"setup.py", "pyproject.toml", "Makefile", "LICENSE", "CHANGELOG.md", ".clang-format"}
     assert files <= distributions.in_sdist
     assert [name for name in distributions.in_sdist if name.endswith(".so")] == []
@@ -181,6 +182,24 @@ def test_torch_is_found_without_being_imported(setup_py: ModuleType, monkeypatch
     assert setup_py.find_torch() is None
 
 
+def test_cuda_code_is_made_for_a_release_as_far_as_nvcc_can(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\nprintf 'compute_70\\ncompute_75\\ncompute_80\\ncompute_87\\ncompute_90\\n'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.delenv("USREG_CUDA_ARCHS", raising=False)
+    assert setup_py.cuda_archs(str(nvcc)) == ["75", "80", "90"]
+    monkeypatch.setenv("USREG_CUDA_ARCHS", "70,80")
+    assert setup_py.cuda_archs(str(nvcc)) == ["70", "80"]
+    command = setup_py.nvcc_command(str(nvcc), tmp_path)
+    assert [flag for flag in command if flag.startswith("-gencode")] == [
+        "-gencode=arch=compute_70,code=sm_70",
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_80,code=compute_80",  # PTX, for what comes later
+    ]
+
+
 def test_an_object_is_compiled_again_when_something_changed(setup_py: ModuleType, tmp_path: Path) -> None:
     header, target, command = tmp_path / "a.h", tmp_path / "a.cpp.o", ["g++", "-c", "a.cpp"]
     assert setup_py.is_stale(target, command)
@@ -197,8 +216,10 @@ def test_an_object_is_compiled_again_when_something_changed(setup_py: ModuleType
     assert setup_py.is_stale(target, command)
 
 
-@pytest.mark.parametrize("op", NATIVE_OPS)
-def test_native_ops_exist_always_and_have_kernels_with_the_library(op: str) -> None:
+@pytest.mark.parametrize(
+    ("op", "name"), [(op, "cpu") for op in NATIVE_OPS] + [(op, "cuda") for op in CUDA_OPS], ids=str
+)
+def test_native_ops_exist_always_and_have_kernels_with_the_library(op: str, name: str) -> None:
     assert hasattr(torch.ops.usreg, op)
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(f"usreg::{op}", "CPU")
-    assert has_kernel is (library.reason("cpu") is None)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(f"usreg::{op}", name.upper())
+    assert has_kernel is (library.reason(name) is None)

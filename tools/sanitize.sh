@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the kernel tests on a CPU library that is compiled with a sanitizer: `tools/sanitize.sh address` (addresses and
-# undefined behaviour) or `tools/sanitize.sh thread`. More arguments go to pytest. Needs the set-up of `make setup`, and
-# g++ with its sanitizers' libraries; leaves nothing behind.
+# undefined behaviour; the CUDA kernels have a test of their own for that) or `tools/sanitize.sh thread`. More arguments
+# go to pytest. Needs the set-up of `make setup`, and g++ with its sanitizers' libraries; leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -6,6 +6,8 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include "common/half_bits.h"
+
 namespace usreg {
 
 using torch::headeronly::BFloat16;

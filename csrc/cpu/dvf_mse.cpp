@@ -174,14 +174,9 @@ std::tuple<Tensor, Tensor> dvf_mse_backward(const Tensor& grad_output, const Ten
                                             int64_t reduction_value, bool pred_grad, bool gt_grad) {
   const Reduction reduction = check_reduction(kOp, reduction_value);
   check_fields(pred_dvf, gt_dvf, mask);
-  check_on_cpu(kOp, "grad_output", grad_output);
-  check_dtype(kOp, "grad_output", grad_output, real_dtype(pred_dvf.scalar_type()));
-  check_on_cpu(kOp, "weight", weight);
-  check_dtype(kOp, "weight", weight, ScalarType::Double);
-  STD_TORCH_CHECK(weight.dim() == 0, kOp, ": weight must be a scalar, not of shape ", shape_text(weight));
   const bool has_map = reduction == Reduction::kNone;
-  STD_TORCH_CHECK(has_map ? same_shape(grad_output, pred_dvf) : grad_output.dim() == 0, kOp,
-                  ": grad_output must have the shape of the loss, not ", shape_text(grad_output));
+  check_grad_output(kOp, grad_output, pred_dvf, has_map);
+  check_scalar(kOp, "weight", weight, pred_dvf);
 
   const Tensor pred = torch::stable::contiguous(pred_dvf), gt = torch::stable::contiguous(gt_dvf);
   const std::optional<Tensor> weights = contiguous(mask);

@@ -1,4 +1,4 @@
-// Gradient smoothness and bending energy on CPUs, forward and backward; field_losses.h explains what they share.
+// Gradient smoothness and bending energy on CPUs, forward and backward; common/field_terms.h explains what they share.
 //
 // Fields are cut into blocks of rows of fixed size, each with a sum of its own, so that the result has the same bits
 // for any number of threads. The values of a row are computed in the type of the field (float32 for half precision),
@@ -11,13 +11,13 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
 #include "common/capability.h"
 #include "common/checks.h"
 #include "common/dtypes.h"
+#include "common/field_loss_call.h"
 #include "common/memory.h"
 #include "common/parallel.h"
 #include "common/reduction.h"
@@ -31,134 +31,29 @@
 namespace usreg {
 namespace {
 
-FieldShape checked_shape(const char* op, const Tensor& dvf) {
-  check_on_cpu(op, "dvf", dvf);
-  STD_TORCH_CHECK(dvf.dim() >= 3 && dvf.dim() <= 5, op,
-                  ": dvf must be (B, n, spatial...) with 1, 2 or 3 spatial dims, ", "not ", shape_text(dvf));
-  FieldShape shape{dvf.size(0) * dvf.size(1), dvf.size(1), static_cast<int>(5 - dvf.dim()), {1, 1, 1}};
-  for (int axis = shape.first_axis; axis < 3; ++axis) shape.size[axis] = dvf.size(axis - shape.first_axis + 2);
-  return shape;
-}
-
-int component(const Offset& offset, int axis) { return axis == 0 ? offset.z : axis == 1 ? offset.y : offset.x; }
-
-Offset along(int axis, int voxels) { return {axis == 0 ? voxels : 0, axis == 1 ? voxels : 0, axis == 2 ? voxels : 0}; }
-
-Offset operator+(const Offset& a, const Offset& b) { return {a.z + b.z, a.y + b.y, a.x + b.x}; }
-
-bool operator==(const Offset& a, const Offset& b) { return a.z == b.z && a.y == b.y && a.x == b.x; }
-
-// A loss in the making: its terms, and what the kernel does not need to know.
-struct Loss {
-  const char* op;
-  FieldShape shape;
-  Reduction reduction;
+// The loss as the kernels evaluate it.
+FieldTerms make_terms(const FieldLossCall& loss) {
   FieldTerms terms = {};
-  std::vector<double> factors;  // of each difference's penalty
-  std::vector<double> weights;  // (channels, differences): these factors, times the penalties of the call's scales
-  double divisor = 1;           // of the sum
-
-  // margin: how many voxels at each border the loss map leaves out.
-  Loss(const char* op_name, const Tensor& dvf, int64_t reduction_value, Penalty penalty, int margin)
-      : op(op_name), shape(checked_shape(op_name, dvf)), reduction(check_reduction(op_name, reduction_value)) {
-    terms.penalty = penalty;
-    for (int axis = 0; axis < 3; ++axis) {
-      const int64_t cut = axis < shape.first_axis ? 0 : margin;
-      terms.map.begin[axis] = std::min(cut, shape.size[axis]);
-      terms.map.end[axis] = std::max(terms.map.begin[axis], shape.size[axis] - cut);
+  terms.penalty = loss.penalty;
+  terms.difference_count = loss.stencil.difference_count;
+  terms.share_count = loss.stencil.share_count;
+  std::copy_n(loss.stencil.shares, loss.stencil.share_count, terms.shares);
+  const int first_axis = loss.shape.first_axis;
+  for (int axis = 0; axis < 3; ++axis) {
+    terms.map.begin[axis] = loss.map_begin(axis);
+    terms.map.end[axis] = loss.map_begin(axis) + loss.map_size(axis);
+    for (int k = 0; k < terms.difference_count; ++k) {
+      Difference& difference = terms.differences[k];
+      difference.region.begin[axis] = loss.stencil.distance_from_first(k, first_axis).along(axis);
+      difference.region.end[axis] = loss.shape.size[axis] - loss.stencil.distance_from_last(k, first_axis).along(axis);
     }
   }
-
-  // Adds a difference, which exists at all voxels of the loss map around which its taps lie within the volume.
-  void add(const std::vector<Offset>& taps, double factor) {
-    Difference& difference = terms.differences[terms.difference_count];
-    difference.tap_count = static_cast<int>(taps.size());
-    std::copy(taps.begin(), taps.end(), difference.taps);
-    difference.region = terms.map;
-    for (const Offset& tap : taps) {
-      for (int axis = 0; axis < 3; ++axis) {
-        int64_t& begin = difference.region.begin[axis];
-        int64_t& end = difference.region.end[axis];
-        begin = std::max<int64_t>(begin, -component(tap, axis));
-        end = std::min<int64_t>(end, shape.size[axis] - component(tap, axis));
-      }
-    }
-    share_out(terms.difference_count);
-    factors.push_back(factor);
-    ++terms.difference_count;
+  for (int k = 0; k < terms.difference_count; ++k) {
+    const Taps& taps = loss.stencil.differences[k];
+    terms.differences[k].tap_count = taps.count;
+    std::copy_n(taps.at, taps.count, terms.differences[k].taps);
   }
-
-  // scales: (channels, differences), what multiplies each difference.
-  void finish(const std::vector<double>& scales) {
-    STD_TORCH_CHECK(static_cast<int64_t>(scales.size()) == shape.channels * terms.difference_count, op, ": ",
-                    shape.channels, " channels need ", terms.difference_count, " scales each, not ", scales.size(),
-                    " in all");
-    for (size_t i = 0; i < scales.size(); ++i) {
-      const double scale = terms.penalty == Penalty::kSquare ? scales[i] * scales[i] : std::abs(scales[i]);
-      weights.push_back(factors[i % factors.size()] * scale);
-    }
-    if (reduction == Reduction::kMean) divisor = static_cast<double>(shape.components * terms.map.numel());
-  }
-
-  // The shape of the loss of a field.
-  std::vector<int64_t> sizes(const Tensor& dvf) const {
-    if (reduction != Reduction::kNone) return {};
-    std::vector<int64_t> found = {dvf.size(0), dvf.size(1)};
-    for (int axis = shape.first_axis; axis < 3; ++axis) found.push_back(terms.map.size(axis));
-    return found;
-  }
-
- private:
-  // Which voxels take part in a difference: the adjoint of its taps, those of one offset together.
-  void share_out(int index) {
-    constexpr int kSigns[] = {1, -1, -1, 1};
-    const Difference& difference = terms.differences[index];
-    Share* const first = terms.shares + terms.share_count;
-    for (int i = 0; i < difference.tap_count; ++i) {
-      const Offset& tap = difference.taps[i];
-      Share* const last = terms.shares + terms.share_count;
-      Share* const found = std::find_if(first, last, [&](const Share& share) { return share.offset == tap; });
-      if (found == last) {
-        *found = {index, tap, 0};
-        ++terms.share_count;
-      }
-      found->factor += kSigns[i];
-    }
-  }
-};
-
-// scales: (channels, axes), what multiplies the differences.
-Loss smoothness(const Tensor& dvf, bool magnitude, bool central, const std::vector<double>& scales, int64_t reduction) {
-  const Penalty penalty = magnitude ? Penalty::kMagnitude : Penalty::kSquare;
-  Loss loss("gradient_smoothness", dvf, reduction, penalty, central ? 1 : 0);
-  for (int axis = loss.shape.first_axis; axis < 3; ++axis) {
-    if (central) {
-      loss.add({along(axis, 1), along(axis, -1)}, magnitude ? 1.0 / 2 : 1.0 / 4);
-    } else {
-      // The mean is over an axis' own differences, of which there is one less along it than there are voxels.
-      const auto size = static_cast<double>(loss.shape.size[axis]);
-      const bool mean = loss.reduction == Reduction::kMean;
-      loss.add({along(axis, 1), along(axis, 0)}, mean && size > 1 ? size / (size - 1) : 1);
-    }
-  }
-  loss.finish(scales);
-  return loss;
-}
-
-// scales: (channels, unordered pairs of axes, in the order of the loops), what multiplies the second derivatives.
-Loss bending(const Tensor& dvf, const std::vector<double>& scales, int64_t reduction) {
-  Loss loss("bending_energy", dvf, reduction, Penalty::kSquare, 1);
-  for (int first = loss.shape.first_axis; first < 3; ++first) {
-    loss.add({along(first, 1), along(first, 0), along(first, 0), along(first, -1)}, 1);
-    for (int second = first + 1; second < 3; ++second) {
-      // The derivative is a quarter of the difference, and the pair counts twice.
-      loss.add({along(first, 1) + along(second, 1), along(first, 1) + along(second, -1),
-                along(first, -1) + along(second, 1), along(first, -1) + along(second, -1)},
-               2.0 / 16);
-    }
-  }
-  loss.finish(scales);
-  return loss;
+  return terms;
 }
 
 // Rows of a field in blocks of fixed size, whatever the number of threads.
@@ -187,9 +82,11 @@ class RowBlocks {
 };
 
 // Returns the loss: a scalar for mean and sum, else the map; float64 for float64 fields, else float32.
-Tensor forward(const Tensor& dvf, const Loss& loss) {
+Tensor forward(const Tensor& dvf, const FieldLossCall& loss) {
+  check_on_cpu(loss.op, "dvf", dvf);
   const Tensor field = torch::stable::contiguous(dvf);
   const bool keep_map = loss.reduction == Reduction::kNone;
+  const FieldTerms terms = make_terms(loss);
   Tensor output = new_output(field, loss.sizes(dvf), real_dtype(field.scalar_type()));
   dispatch_floating(field.scalar_type(), loss.op, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -198,7 +95,7 @@ Tensor forward(const Tensor& dvf, const Loss& loss) {
     auto* result = static_cast<R*>(output.mutable_data_ptr());
     FieldLoss<T, R> problem = {};
     problem.shape = loss.shape;
-    problem.terms = &loss.terms;
+    problem.terms = &terms;
     problem.weights = weights.data();
     problem.field = static_cast<const T*>(field.const_data_ptr());
     if (keep_map) problem.map = result;
@@ -220,17 +117,14 @@ Tensor forward(const Tensor& dvf, const Loss& loss) {
 // Returns the gradient, of the field's dtype and shape. grad_output: of the loss' dtype and shape; it is multiplied in
 // before rounding to the field's dtype, since a mean over many voxels has gradients that float16 cannot hold until a
 // GradScaler's factor is in them.
-Tensor backward(const Tensor& grad_output, const Tensor& dvf, const Loss& loss) {
-  check_on_cpu(loss.op, "grad_output", grad_output);
-  check_dtype(loss.op, "grad_output", grad_output, real_dtype(dvf.scalar_type()));
-  const std::vector<int64_t> sizes = loss.sizes(dvf);
-  bool fits = grad_output.dim() == static_cast<int64_t>(sizes.size());
-  for (size_t i = 0; fits && i < sizes.size(); ++i) fits = grad_output.size(i) == sizes[i];
-  STD_TORCH_CHECK(fits, loss.op, ": grad_output must have the shape of the loss, not ", shape_text(grad_output));
+Tensor backward(const Tensor& grad_output, const Tensor& dvf, const FieldLossCall& loss) {
+  check_on_cpu(loss.op, "dvf", dvf);
+  loss.check_grad_output(grad_output, dvf);
 
   const Tensor field = torch::stable::contiguous(dvf), grad = torch::stable::contiguous(grad_output);
   Tensor gradient = new_output(field, field.sizes(), field.scalar_type());
   if (field.numel() == 0) return gradient;
+  const FieldTerms terms = make_terms(loss);
   dispatch_floating(field.scalar_type(), loss.op, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using R = Real<T>;
@@ -239,7 +133,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& dvf, const Loss& loss) 
     const bool has_map = loss.reduction == Reduction::kNone;
     FieldLoss<T, R> problem = {};
     problem.shape = loss.shape;
-    problem.terms = &loss.terms;
+    problem.terms = &terms;
     problem.weights = weights.data();
     problem.field = static_cast<const T*>(field.const_data_ptr());
     problem.gradient = static_cast<T*>(gradient.mutable_data_ptr());
@@ -256,20 +150,20 @@ Tensor backward(const Tensor& grad_output, const Tensor& dvf, const Loss& loss) 
 
 Tensor smoothness_forward(const Tensor& dvf, bool magnitude, bool central, std::vector<double> scales,
                           int64_t reduction) {
-  return forward(dvf, smoothness(dvf, magnitude, central, scales, reduction));
+  return forward(dvf, smoothness_call(dvf, magnitude, central, scales, reduction));
 }
 
 Tensor smoothness_backward(const Tensor& grad_output, const Tensor& dvf, bool magnitude, bool central,
                            std::vector<double> scales, int64_t reduction) {
-  return backward(grad_output, dvf, smoothness(dvf, magnitude, central, scales, reduction));
+  return backward(grad_output, dvf, smoothness_call(dvf, magnitude, central, scales, reduction));
 }
 
 Tensor bending_forward(const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return forward(dvf, bending(dvf, scales, reduction));
+  return forward(dvf, bending_call(dvf, scales, reduction));
 }
 
 Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return backward(grad_output, dvf, bending(dvf, scales, reduction));
+  return backward(grad_output, dvf, bending_call(dvf, scales, reduction));
 }
 
 }  // namespace

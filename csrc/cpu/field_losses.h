@@ -1,36 +1,13 @@
-// What the losses of one displacement field's differences have in common: gradient smoothness and bending energy.
-//
-// Either is a sum over voxels of a few terms, each the square (or the magnitude) of one difference of the field around
-// the voxel. A loss is given as the list of its differences; one kernel evaluates any such list, and its gradient,
-// which follows from the same list: where a difference takes a voxel in with a sign, the voxel gets the term's
-// derivative back with that sign. Forward and backward read the field once each, and backward needs nothing that
-// forward would have to write.
+// How the CPU kernels evaluate the losses of common/field_terms.h, row by row.
 #pragma once
 
 #include <cstdint>
 
+#include "common/field_terms.h"
+
 namespace usreg {
 
-constexpr int kFieldDifferences = 6;  // at most, that of the bending energy of a volume
-constexpr int kFieldShares = 21;      // at most, likewise
-constexpr int kFieldReach = 2;        // no voxel's gradient depends on one that is further away along an axis
-constexpr int64_t kFieldTile = 512;   // voxels of a row that the kernel holds in the first-level cache
-
-// In voxels.
-struct Offset {
-  int z, y, x;
-};
-
-// A field of shape (B, n, spatial...): B * n components, each of size[0] x size[1] x size[2] voxels. The axes that a
-// field of fewer dimensions lacks come first, with size 1.
-struct FieldShape {
-  int64_t components, channels;
-  int first_axis;
-  int64_t size[3];
-
-  int64_t rows() const { return components * size[0] * size[1]; }
-  int64_t component_numel() const { return size[0] * size[1] * size[2]; }
-};
+constexpr int64_t kFieldTile = 512;  // voxels of a row that the kernel holds in the first-level cache
 
 // The voxels [begin, end) of each component.
 struct FieldRegion {
@@ -46,22 +23,12 @@ struct FieldRegion {
   }
 };
 
-// A difference around a voxel of its region: taps[0] - taps[1], or (taps[0] - taps[1]) - (taps[2] - taps[3]), in this
-// order, because neighbours are alike and so their differences lose nothing to rounding.
+// A difference, and the voxels around which it exists.
 struct Difference {
   int tap_count;
   Offset taps[4];
   FieldRegion region;
 };
-
-// How often a difference takes in the voxel at an offset from its own.
-struct Share {
-  int difference;
-  Offset offset;
-  int factor;
-};
-
-enum class Penalty { kSquare, kMagnitude };
 
 struct FieldTerms {
   Penalty penalty;

@@ -83,7 +83,7 @@ class Feature:
         triton_plan._make_plan.cache_clear()
 
 
-def _kernel(size: int | tuple[int, ...], kind: str = "rectangular", **arguments: Any) -> dict[str, Any]:
+def kernel(size: int | tuple[int, ...], kind: str = "rectangular", **arguments: Any) -> dict[str, Any]:
     return {"kernel_size": size, "kernel_type": kind, **arguments}
 
 
@@ -91,45 +91,45 @@ _SMALL = (1, 1, 4, 5, 6)
 
 FEATURES = {
     # every window, and shapes below it
-    **{f"window {size}": Feature(_SMALL, _kernel(size)) for size in (1, 3, 5, 7, 9, 11, 13, 15)},
-    **{f"triangular {size}": Feature(_SMALL, _kernel(size, "triangular"), needs="p") for size in (3, 5, 9)},
-    **{f"gaussian {size}": Feature(_SMALL, _kernel(size, "gaussian"), needs="t") for size in (3, 7, 15)},
-    "one voxel per axis": Feature((2, 1, 1, 1, 4), _kernel(5)),
-    "width 1": Feature((1, 1, 5, 6, 1), _kernel(3)),
-    "depth 1": Feature((1, 2, 1, 6, 7), _kernel(5)),
+    **{f"window {size}": Feature(_SMALL, kernel(size)) for size in (1, 3, 5, 7, 9, 11, 13, 15)},
+    **{f"triangular {size}": Feature(_SMALL, kernel(size, "triangular"), needs="p") for size in (3, 5, 9)},
+    **{f"gaussian {size}": Feature(_SMALL, kernel(size, "gaussian"), needs="t") for size in (3, 7, 15)},
+    "one voxel per axis": Feature((2, 1, 1, 1, 4), kernel(5)),
+    "width 1": Feature((1, 1, 5, 6, 1), kernel(3)),
+    "depth 1": Feature((1, 2, 1, 6, 7), kernel(5)),
     # windows that join no planes, or no rows
-    "size per axis": Feature((1, 2, 5, 4, 6), _kernel((7, 3, 5))),
-    "planes apart": Feature((1, 2, 3, 4, 9), _kernel((1, 5, 3))),
-    "rows apart": Feature((1, 2, 3, 4, 9), _kernel((1, 1, 7))),
-    "columns apart": Feature((1, 1, 7, 6, 4), _kernel((5, 3, 1), "gaussian")),
-    "2-D": Feature((2, 2, 9, 10), _kernel(5), mask=1),
-    "2-D wide": Feature((1, 1, 5, 75), _kernel(9), needs="p"),
-    "1-D": Feature((2, 3, 40), _kernel(15), mask=1),
-    "1-D long": Feature((1, 1, 300), _kernel(15)),
+    "size per axis": Feature((1, 2, 5, 4, 6), kernel((7, 3, 5))),
+    "planes apart": Feature((1, 2, 3, 4, 9), kernel((1, 5, 3))),
+    "rows apart": Feature((1, 2, 3, 4, 9), kernel((1, 1, 7))),
+    "columns apart": Feature((1, 1, 7, 6, 4), kernel((5, 3, 1), "gaussian")),
+    "2-D": Feature((2, 2, 9, 10), kernel(5), mask=1),
+    "2-D wide": Feature((1, 1, 5, 75), kernel(9), needs="p"),
+    "1-D": Feature((2, 3, 40), kernel(15), mask=1),
+    "1-D long": Feature((1, 1, 300), kernel(15)),
     # reductions and masks
-    "sum, a mask for all channels": Feature((2, 2, 3, 4, 6), _kernel(3, reduction="sum"), mask=1),
-    "mean, a mask per channel": Feature((2, 2, 3, 4, 6), _kernel(3), mask=2, incoming=-3.0),
-    "map": Feature((2, 1, 3, 4, 7), _kernel(3, reduction="none")),
-    "map, mask": Feature((1, 2, 4, 4, 6), _kernel(5, "gaussian", reduction="none"), mask=1, needs="t"),
-    "smoothing": Feature(_SMALL, _kernel(5, smooth_nr=1e-2, smooth_dr=0.3), incoming=2.5),
+    "sum, a mask for all channels": Feature((2, 2, 3, 4, 6), kernel(3, reduction="sum"), mask=1),
+    "mean, a mask per channel": Feature((2, 2, 3, 4, 6), kernel(3), mask=2, incoming=-3.0),
+    "map": Feature((2, 1, 3, 4, 7), kernel(3, reduction="none")),
+    "map, mask": Feature((1, 2, 4, 4, 6), kernel(5, "gaussian", reduction="none"), mask=1, needs="t"),
+    "smoothing": Feature(_SMALL, kernel(5, smooth_nr=1e-2, smooth_dr=0.3), incoming=2.5),
     # tiles
-    "two columns, no halo lanes": Feature((1, 1, 3, 9, 31), _kernel(7), tile=Tile(2, 16, 8), needs="p"),
-    "two columns, halo lanes": Feature((1, 1, 3, 9, 34), _kernel(7), tile=Tile(2, 16, 8), needs="p"),
-    "four columns, no halo lanes": Feature((1, 1, 3, 9, 32), _kernel(7), tile=Tile(4, 8, 16), needs="p"),
-    "four columns, halo lanes": Feature((1, 1, 3, 9, 37), _kernel(7), tile=Tile(4, 8, 16), mask=1),
-    "four columns, wide halo": Feature((1, 1, 2, 3, 70), _kernel(11), tile=Tile(4, 16, 4, 2), needs="t"),
-    "four columns, window inside a lane": Feature((1, 1, 3, 5, 20), _kernel(3), tile=Tile(4, 16, 8)),
-    "four columns, weighted": Feature((1, 1, 3, 5, 38), _kernel(5, "gaussian"), tile=Tile(4, 8, 16)),
-    "four columns, map": Feature((1, 1, 3, 4, 11), _kernel(3, reduction="none"), tile=Tile(4, 16, 8), mask=1),
-    "tile borders": Feature((1, 1, 3, 8, 26), _kernel(5), tile=Tile(2, 16, 4, 2), needs="p"),
+    "two columns, no halo lanes": Feature((1, 1, 3, 9, 31), kernel(7), tile=Tile(2, 16, 8), needs="p"),
+    "two columns, halo lanes": Feature((1, 1, 3, 9, 34), kernel(7), tile=Tile(2, 16, 8), needs="p"),
+    "four columns, no halo lanes": Feature((1, 1, 3, 9, 32), kernel(7), tile=Tile(4, 8, 16), needs="p"),
+    "four columns, halo lanes": Feature((1, 1, 3, 9, 37), kernel(7), tile=Tile(4, 8, 16), mask=1),
+    "four columns, wide halo": Feature((1, 1, 2, 3, 70), kernel(11), tile=Tile(4, 16, 4, 2), needs="t"),
+    "four columns, window inside a lane": Feature((1, 1, 3, 5, 20), kernel(3), tile=Tile(4, 16, 8)),
+    "four columns, weighted": Feature((1, 1, 3, 5, 38), kernel(5, "gaussian"), tile=Tile(4, 8, 16)),
+    "four columns, map": Feature((1, 1, 3, 4, 11), kernel(3, reduction="none"), tile=Tile(4, 16, 8), mask=1),
+    "tile borders": Feature((1, 1, 3, 8, 26), kernel(5), tile=Tile(2, 16, 4, 2), needs="p"),
     # chunks of planes
-    "chunks": Feature((1, 1, 9, 4, 6), _kernel(5), chunk=3),
-    "chunks below the halo": Feature((1, 1, 5, 4, 6), _kernel(9), chunk=2, needs="p"),
-    "a shorter last chunk": Feature((2, 1, 7, 4, 6), _kernel(3), chunk=4, mask=1),
+    "chunks": Feature((1, 1, 9, 4, 6), kernel(5), chunk=3),
+    "chunks below the halo": Feature((1, 1, 5, 4, 6), kernel(9), chunk=2, needs="p"),
+    "a shorter last chunk": Feature((2, 1, 7, 4, 6), kernel(3), chunk=4, mask=1),
     # values
-    "background": Feature((1, 1, 6, 6, 20), _kernel(9), background=True),
-    "background, small window": Feature((1, 1, 6, 6, 20), _kernel(3), background=True),
-    "float16": Feature(_SMALL, _kernel(5), dtype=torch.float16, incoming=65536.0),
-    "float16 map": Feature(_SMALL, _kernel(5, reduction="none"), dtype=torch.float16, mask=1),
-    "bfloat16": Feature((1, 1, 4, 5, 7), _kernel(7), dtype=torch.bfloat16),
+    "background": Feature((1, 1, 6, 6, 20), kernel(9), background=True),
+    "background, small window": Feature((1, 1, 6, 6, 20), kernel(3), background=True),
+    "float16": Feature(_SMALL, kernel(5), dtype=torch.float16, incoming=65536.0),
+    "float16 map": Feature(_SMALL, kernel(5, reduction="none"), dtype=torch.float16, mask=1),
+    "bfloat16": Feature((1, 1, 4, 5, 7), kernel(7), dtype=torch.bfloat16),
 }

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import usreg_kernels as uk
 from usreg_kernels import dispatch
@@ -98,6 +99,29 @@ def test_falling_to_the_reference_on_a_gpu_warns_once(monkeypatch: pytest.Monkey
     dispatch.warn_if_slow("lncc", "reference", torch.device("cpu"))
     with uk.use_backend("reference"):
         dispatch.warn_if_slow("lncc", "reference", device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gpu_without_triton_takes_cuda_by_itself(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as can be seen without a GPU: the choice, and a call of fake tensors with its gradient."""
+    from usreg_kernels import library
+    from usreg_kernels.ops import triton_support
+
+    monkeypatch.setitem(library._reasons, "cuda", None)
+    monkeypatch.setattr(triton_support, "_INSTALLED", False)
+    with FakeTensorMode():
+        images = [torch.empty(1, 1, 8, 9, 10, dtype=dtype, device="cuda") for _ in range(2)]
+        explanation = uk.explain("lncc", *images)
+        assert explanation.chosen == "cuda"
+        assert "Triton is not installed" in str(explanation.reasons["triton"])
+        loss = uk.lncc_loss(*images, kernel_size=7)
+        assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", dtype, ())
+        # Without autograd, which needs a torch with CUDA.
+        params = {"kernel_size": [7] * 3, "kernel_type": "rectangular", "reduction": "mean", "smooth_nr": 0.0}
+        params |= {"smooth_dr": 1e-5, "needs_grad": [True, False], "backend": "cuda"}
+        loss, saved = torch.ops.usreg.lncc(*images, None, **params)
+        (gradient,) = torch.ops.usreg.lncc_backward(loss, saved, *images, None, **params)
+        assert (gradient.device.type, gradient.shape) == ("cuda", images[0].shape)
 
 
 def test_a_backend_needs_a_known_name() -> None:

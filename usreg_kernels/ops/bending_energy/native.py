@@ -1,4 +1,7 @@
-"""The compiled bending energy: C++ on CPUs (``csrc/cpu/field_losses.cpp``). It saves nothing for backward."""
+"""The compiled bending energy: C++ on CPUs (``csrc/cpu/field_losses.cpp``), CUDA C++ on GPUs.
+
+The kernels of both read ``csrc/common/field_terms.h``. Nothing is saved for backward.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,9 @@ from typing import Any
 
 import torch
 
-from usreg_kernels import dispatch, library
 from usreg_kernels.ops.bending_energy.reference import axis_pairs, pair_scale
 from usreg_kernels.ops.contract import LIBRARY
-from usreg_kernels.ops.native import REDUCTION_CODES, declines
+from usreg_kernels.ops.native import REDUCTION_CODES, register
 
 LIBRARY.define("bending_energy_native_forward(Tensor dvf, float[] scales, int reduction) -> Tensor")
 LIBRARY.define(
@@ -24,21 +26,26 @@ def _arguments(dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[Any,
     return scales, REDUCTION_CODES[reduction]
 
 
-def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def forward(
+    kernels: Any, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss."""
-    return torch.ops.usreg.bending_energy_native_forward(dvf, *_arguments(dvf, **params)), []
+    return kernels.bending_energy_native_forward(dvf, *_arguments(dvf, **params)), []
 
 
 def backward(
-    grad_output: torch.Tensor, saved: list[torch.Tensor], dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
+    kernels: Any,
+    grad_output: torch.Tensor,
+    saved: list[torch.Tensor],
+    dvf: torch.Tensor,
+    *,
+    needs_grad: list[bool],
+    **params: Any,
 ) -> list[torch.Tensor]:
     """The gradient, from the field anew."""
     if not needs_grad[0]:
         return []
-    return [torch.ops.usreg.bending_energy_native_backward(grad_output, dvf, *_arguments(dvf, **params))]
+    return [kernels.bending_energy_native_backward(grad_output, dvf, *_arguments(dvf, **params))]
 
 
-dispatch.register_backend(
-    "bending_energy",
-    dispatch.Backend("cpu", forward, backward, missing=lambda: library.reason("cpu"), declines=declines("cpu")),
-)
+register("bending_energy", forward, backward)

@@ -1,4 +1,4 @@
-"""The compiled DVF MSE: C++ on CPUs (``csrc/cpu/dvf_mse.cpp``).
+"""The compiled DVF MSE: C++ on CPUs (``csrc/cpu/dvf_mse.cpp``), CUDA C++ on GPUs (``csrc/cuda/dvf_mse.cuh``).
 
 Nothing but the divisor of the mean is saved for backward: the op is bound by memory traffic, and reading both fields
 again moves fewer bytes than writing a finished gradient in forward and reading it in backward.
@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from usreg_kernels import dispatch, library
 from usreg_kernels.ops.contract import LIBRARY
-from usreg_kernels.ops.native import REDUCTION_CODES, declines
+from usreg_kernels.ops.native import REDUCTION_CODES, register
 
 LIBRARY.define(
     "dvf_mse_native_forward(Tensor pred_dvf, Tensor gt_dvf, Tensor? mask, int reduction) -> (Tensor, Tensor)"
@@ -24,10 +23,10 @@ LIBRARY.define(
 
 
 def forward(
-    pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Tensor | None, *, reduction: str, **_: Any
+    kernels: Any, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Tensor | None, *, reduction: str, **_: Any
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss, and the divisor of the mean to save."""
-    loss, weight = torch.ops.usreg.dvf_mse_native_forward(pred_dvf, gt_dvf, mask, REDUCTION_CODES[reduction])
+    loss, weight = kernels.dvf_mse_native_forward(pred_dvf, gt_dvf, mask, REDUCTION_CODES[reduction])
     return loss, [weight]
 
 
@@ -37,6 +36,7 @@ def saved_like(pred_dvf: torch.Tensor, *_: Any, **params: Any) -> list[torch.Ten
 
 
 def backward(
+    kernels: Any,
     grad_output: torch.Tensor,
     saved: list[torch.Tensor],
     pred_dvf: torch.Tensor,
@@ -47,15 +47,10 @@ def backward(
     reduction: str,
 ) -> list[torch.Tensor]:
     """One pass over both fields for either gradient or both."""
-    gradients = torch.ops.usreg.dvf_mse_native_backward(
+    gradients = kernels.dvf_mse_native_backward(
         grad_output, pred_dvf, gt_dvf, mask, saved[0], REDUCTION_CODES[reduction], *needs_grad
     )
     return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
 
 
-dispatch.register_backend(
-    "dvf_mse",
-    dispatch.Backend(
-        "cpu", forward, backward, saved_like, missing=lambda: library.reason("cpu"), declines=declines("cpu")
-    ),
-)
+register("dvf_mse", forward, backward, saved_like)

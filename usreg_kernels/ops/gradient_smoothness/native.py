@@ -1,4 +1,7 @@
-"""The compiled gradient smoothness: C++ on CPUs (``csrc/cpu/field_losses.cpp``). It saves nothing for backward."""
+"""The compiled gradient smoothness: C++ on CPUs (``csrc/cpu/field_losses.cpp``), CUDA C++ on GPUs.
+
+The kernels of both read ``csrc/common/field_terms.h``. Nothing is saved for backward.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,9 @@ from typing import Any
 
 import torch
 
-from usreg_kernels import dispatch, library
 from usreg_kernels.ops.contract import LIBRARY
 from usreg_kernels.ops.gradient_smoothness.reference import axis_scale
-from usreg_kernels.ops.native import REDUCTION_CODES, declines
+from usreg_kernels.ops.native import REDUCTION_CODES, register
 
 _PARAMS = "bool magnitude, bool central, float[] scales, int reduction"
 LIBRARY.define(f"gradient_smoothness_native_forward(Tensor dvf, {_PARAMS}) -> Tensor")
@@ -25,22 +27,27 @@ def _arguments(
     return penalty == "l1", scheme == "central", scales, REDUCTION_CODES[reduction]
 
 
-def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def forward(
+    kernels: Any, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss."""
-    return torch.ops.usreg.gradient_smoothness_native_forward(dvf, *_arguments(dvf, **params)), []
+    return kernels.gradient_smoothness_native_forward(dvf, *_arguments(dvf, **params)), []
 
 
 def backward(
-    grad_output: torch.Tensor, saved: list[torch.Tensor], dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
+    kernels: Any,
+    grad_output: torch.Tensor,
+    saved: list[torch.Tensor],
+    dvf: torch.Tensor,
+    *,
+    needs_grad: list[bool],
+    **params: Any,
 ) -> list[torch.Tensor]:
     """The gradient, from the field anew."""
     if not needs_grad[0]:
         return []
     arguments = _arguments(dvf, **params)
-    return [torch.ops.usreg.gradient_smoothness_native_backward(grad_output, dvf, *arguments)]
+    return [kernels.gradient_smoothness_native_backward(grad_output, dvf, *arguments)]
 
 
-dispatch.register_backend(
-    "gradient_smoothness",
-    dispatch.Backend("cpu", forward, backward, missing=lambda: library.reason("cpu"), declines=declines("cpu")),
-)
+register("gradient_smoothness", forward, backward)

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from usreg_kernels.ops import triton_support
-from usreg_kernels.ops.lncc import native, op
+from usreg_kernels.ops.lncc import cuda, native, op
 from usreg_kernels.ops.lncc.triton_plan import LARGEST_WINDOW
 
-__all__ = ["native", "op"]
+__all__ = ["cuda", "native", "op"]
 
 
 def _too_large(tensors: Sequence[torch.Tensor | None], *, kernel_size: list[int], **params: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""The compiled local normalised cross-correlation: C++ on CPUs (``csrc/cpu/lncc.cpp``).
+"""The compiled local normalised cross-correlation: C++ on CPUs (``csrc/cpu/lncc.cpp``); on GPUs see ``cuda.py``.
 
 Forward computes the gradients along with the loss, since they share the window sums that take the time, and saves them
 for backward, which multiplies ``grad_output`` in, where they lie if it is their last use. It saves nothing when asked
@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from usreg_kernels import dispatch, library
 from usreg_kernels.ops.contract import LIBRARY, loss_dtype
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
-from usreg_kernels.ops.native import REDUCTION_CODES, declines
+from usreg_kernels.ops.native import REDUCTION_CODES, register
 from usreg_kernels.windows import make_window
 
 _INPUTS = (
@@ -43,6 +42,7 @@ def _saves(needs_grad: list[bool], reduction: str) -> bool:
 
 
 def forward(
+    kernels: Any,
     pred: torch.Tensor,
     target: torch.Tensor,
     mask: torch.Tensor | None,
@@ -54,7 +54,7 @@ def forward(
     """The loss, and the gradients of a mean or a sum to save, of the loss' dtype."""
     flags = needs_grad if _saves(needs_grad, reduction) else [False, False]
     arguments = _arguments(reduction=reduction, **window)
-    loss, *gradients = torch.ops.usreg.lncc_native_forward(pred, target, mask, *arguments, *flags)
+    loss, *gradients = kernels.lncc_native_forward(pred, target, mask, *arguments, *flags)
     return loss, [gradient for gradient, saved in zip(gradients, flags, strict=True) if saved]
 
 
@@ -76,6 +76,7 @@ def _still_needed(saved: list[torch.Tensor], needs_grad: list[bool]) -> list[tor
 
 
 def backward_in_place(
+    kernels: Any,
     grad_output: torch.Tensor,
     saved: list[torch.Tensor],
     pred: torch.Tensor,
@@ -88,11 +89,12 @@ def backward_in_place(
         return None
     gradients = _still_needed(saved, needs_grad)
     for gradient in gradients:
-        torch.ops.usreg.lncc_native_scale_(grad_output, gradient)
+        kernels.lncc_native_scale_(grad_output, gradient)
     return gradients
 
 
 def backward(
+    kernels: Any,
     grad_output: torch.Tensor,
     saved: list[torch.Tensor],
     pred: torch.Tensor,
@@ -106,21 +108,10 @@ def backward(
     """The saved gradients times ``grad_output``, or a march of their own where none were saved."""
     if saved:
         gradients = _still_needed(saved, needs_grad)
-        return [torch.ops.usreg.lncc_native_scale(grad_output, gradient, pred) for gradient in gradients]
+        return [kernels.lncc_native_scale(grad_output, gradient, pred) for gradient in gradients]
     arguments = _arguments(reduction=reduction, **window)
-    gradients = torch.ops.usreg.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
+    gradients = kernels.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
     return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
 
 
-dispatch.register_backend(
-    "lncc",
-    dispatch.Backend(
-        "cpu",
-        forward,
-        backward,
-        saved_like,
-        backward_in_place,
-        missing=lambda: library.reason("cpu"),
-        declines=declines("cpu"),
-    ),
-)
+register("lncc", forward, backward, saved_like, backward_in_place, names=("cpu",))

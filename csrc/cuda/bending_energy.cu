@@ -1,0 +1,27 @@
+// Bending energy on GPUs.
+
+#include "cuda/field_losses_launch.h"
+
+namespace usreg {
+namespace cuda {
+namespace {
+
+constexpr FieldLossKind kKind = FieldLossKind::kBendingEnergy;
+
+Tensor bending_forward(const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
+  return field_loss_forward<kKind, Penalty::kSquare>(dvf, bending_call(dvf, scales, reduction));
+}
+
+Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
+  return field_loss_backward<kKind, Penalty::kSquare>(grad_output, dvf, bending_call(dvf, scales, reduction));
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace usreg
+
+// The schemas stand in Python (usreg_kernels/ops/bending_energy).
+STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
+  m.impl("bending_energy_native_forward", TORCH_BOX(&usreg::cuda::bending_forward));
+  m.impl("bending_energy_native_backward", TORCH_BOX(&usreg::cuda::bending_backward));
+}

@@ -1,0 +1,226 @@
+"""The CUDA kernels and their launchers, executed without a GPU: what every backend owes, and every branch of theirs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from kernels import cuda_emulation
+from kernels import test_contract as contract
+from kernels import test_random_cases as random_cases
+from kernels.cases import CASES, DTYPES, FUNCTIONS, ONE_CASE_PER_OP, Case
+from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.cuda_on_cpu import build
+from kernels.lncc_features import FEATURES, Feature, kernel
+
+import usreg_kernels as uk
+
+pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="needs a C++ compiler, e.g. g++")
+
+MAP_TOLERANCE = 3e-6  # of a value of the loss map, from float32 sums; they average out in a mean
+
+
+@pytest.fixture(autouse=True)
+def cuda_on_cpu() -> Iterator[None]:
+    """With the ``cuda`` backend on CPU tensors, whose outputs are NaN until they are written."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        with cuda_emulation.emulated():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# ---- what every backend owes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_agrees_with_the_float64_reference(case: Case, dtype: torch.dtype) -> None:
+    contract.test_backend_agrees_with_the_float64_reference(case, "cuda", dtype)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", ["opcheck", "gradcheck", "gradgradcheck"])
+def test_contract(case: Case, name: str) -> None:
+    getattr(contract, f"test_{name}")(case, "cuda")
+
+
+@pytest.mark.parametrize("case", ONE_CASE_PER_OP, ids=str)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradient_to_one_input_alone",
+        "no_grad_and_constant_inputs",
+        "backward_twice_through_one_graph",
+        "compile_fullgraph_with_backward",
+        "autocast_changes_nothing",
+        "any_strides",
+        "same_bits_for_any_number_of_threads",
+        "empty_batch",
+        "integers_are_refused",
+    ],
+)
+def test_contract_of_an_op(case: Case, name: str) -> None:
+    getattr(contract, f"test_{name}")(case, "cuda")
+
+
+@pytest.mark.parametrize("case", ONE_CASE_PER_OP, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_gradients_survive_a_grad_scaler(case: Case, dtype: torch.dtype) -> None:
+    contract.test_half_gradients_survive_a_grad_scaler(case, "cuda", dtype)
+
+
+@pytest.mark.parametrize("case", ONE_CASE_PER_OP, ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_inf_are_never_hidden(case: Case, bad: float) -> None:
+    contract.test_nan_and_inf_are_never_hidden(case, "cuda", bad)
+
+
+# ---- LNCC: every branch of the two ways to compute it ----------------------------------------------------------------
+
+LNCC_FEATURES = {
+    **{name: replace(feature, tile=None, chunk=None) for name, feature in FEATURES.items()},
+    **{f"box {size}, a map": Feature((1, 1, 3, 6, 9), kernel(size, reduction="none")) for size in range(3, 17, 2)},
+    **{f"box {size}, both": Feature((1, 1, 4, 5, 33), kernel(size), mask=1) for size in range(3, 17, 2)},
+    **{f"box {size}, several tiles": Feature((1, 1, 2, 6, 70), kernel(size), needs="p") for size in range(3, 17, 2)},
+    **{f"gaussian {size}, a map": Feature((1, 1, 3, 6, 40), kernel(size, "gaussian", reduction="none"), mask=1)
+       for size in range(3, 17, 2)},
+    "window 17": Feature((1, 1, 4, 5, 9), kernel(17)),
+    "window 21, gaussian": Feature((1, 2, 4, 5, 9), kernel(21, "gaussian"), mask=1),
+    "window 301": Feature((1, 1, 310), kernel(301, "triangular"), needs="t"),
+    "float64": Feature((2, 1, 9, 8, 7), kernel(7), dtype=torch.float64, mask=1),
+    "float64 map": Feature((1, 2, 9, 8, 7), kernel((3, 5, 7), "gaussian", reduction="none"), dtype=torch.float64),
+    "float16, general": Feature((1, 2, 9, 5, 7), kernel((3, 1, 5)), dtype=torch.float16, incoming=1024.0),
+    "planes in parts": Feature((1, 1, 30, 7, 9), kernel((5, 3, 1))),
+    "2-D in chunks": Feature((1, 1, 40, 9), kernel(3)),
+    "another row window": Feature((1, 1, 6, 7, 8), kernel((5, 9, 5)), needs="t"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("feature", LNCC_FEATURES.values(), ids=LNCC_FEATURES)
+def test_lncc_feature(feature: Feature) -> None:
+    tensors = feature.tensors()
+    with uk.use_backend("cuda"):
+        loss, *gradients = feature.loss_and_gradients(tensors)
+    with uk.use_backend("reference"):
+        expected, *wanted = feature.loss_and_gradients([tensor.double() for tensor in tensors])
+    tolerance = MAP_TOLERANCE if loss.ndim and loss.dtype != torch.float64 else LOSS_TOLERANCE[feature.dtype]
+    assert_close(loss, expected, tolerance)
+    for gradient, oracle in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == feature.dtype
+        assert_close(gradient, oracle, GRADIENT_TOLERANCE[feature.dtype], floor=1e-6)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 2, 5, 100])
+def test_lncc_in_chunks_of_planes(multiprocessors: int) -> None:
+    """More multiprocessors, more chunks: the march starts anew in each."""
+    for feature in (Feature((1, 1, 13, 5, 9), kernel(5), mask=1), Feature((1, 2, 11, 4, 6), kernel(7), needs="p")):
+        with cuda_emulation.emulated(multiprocessors):
+            test_lncc_feature(feature)
+
+
+def test_lncc_recomputing_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from usreg_kernels.ops.lncc import cuda
+
+    feature = FEATURES["mean, a mask per channel"]
+    with uk.use_backend("cuda"):
+        saved = feature.loss_and_gradients(feature.tensors())
+        monkeypatch.setattr(cuda, "RECOMPUTE", True)
+        recomputed = feature.loss_and_gradients(feature.tensors())
+    assert all(torch.equal(one, other) for one, other in zip(saved, recomputed, strict=True))
+
+
+def test_rows_that_begin_at_odd_addresses() -> None:
+    values = torch.rand(2 * 4 * 6 * 8 + 1)
+    images = [values[1:].view(2, 1, 4, 6, 8), values[:-1].view(2, 1, 4, 6, 8)]
+    with uk.use_backend("cuda"):
+        loss = uk.lncc_loss(*images, kernel_size=3)
+    assert_close(loss, uk.lncc_loss(*(image.double() for image in images), kernel_size=3), 1e-6)
+
+
+# ---- random calls, and wrong ones ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", sorted(FUNCTIONS))
+def test_random_calls(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_cases, "CASES", 300)
+    if op == "lncc":  # the mean of a few voxels is no better than a voxel
+        tolerances = {dtype: max(MAP_TOLERANCE, LOSS_TOLERANCE[dtype]) for dtype in DTYPES if dtype != torch.float64}
+        monkeypatch.setattr(random_cases, "LOSS_TOLERANCE", {**LOSS_TOLERANCE, **tolerances})
+    random_cases.test_random_calls(op, "cuda")
+
+
+def test_a_program_needs_the_headers_alone(tmp_path: Path) -> None:
+    build.build_program(build.HERE.with_name("standalone.cu"), tmp_path / "standalone")
+    done = subprocess.run([tmp_path / "standalone"], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(-1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "outcome"),
+    [
+        ("if (threadIdx.x != 3) __shfl_down_sync(~0u, 1.0f, 1);", "names lane 3, which is not there"),
+        ("if (threadIdx.x % 2) __syncthreads(); else __shfl_down_sync(~0u, 1.0f, 1);", "threads that never come"),
+        (
+            "if (threadIdx.x % 2) __shfl_up_sync(~0u, 1.0f, 1); else __shfl_down_sync(~0u, 1.0f, 1);",
+            "different shuffles",
+        ),
+        ('if (!threadIdx.x) std::printf("%f", *reinterpret_cast<float*>(usreg::cuda::block_memory));', "nan"),
+    ],
+    ids=["exited lane", "barrier", "two shuffles", "shared memory"],
+)
+def test_what_cuda_leaves_undefined_is_found(kernel: str, outcome: str, tmp_path: Path) -> None:
+    """By the stand-in for CUDA, which the tests above rely on."""
+    source = tmp_path / "kernel.cu"
+    source.write_text(f"""
+        #include <cstdio>
+        #include <stdexcept>
+        #include "cuda/reduction.cuh"
+        void kernel() {{ {kernel} }}
+        int main() {{
+          cudaLaunchConfig_t config;
+          config.blockDim = dim3(64);
+          config.dynamicSmemBytes = 64;
+          try {{
+            cudaLaunchKernelEx(&config, kernel);
+          }} catch (const std::runtime_error& error) {{
+            std::puts(error.what());
+          }}
+        }}
+    """)
+    build.build_program(source, tmp_path / "program")
+    done = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
+    assert outcome in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_under_address_sanitizer() -> None:
+    """Every feature once more, in a process whose kernels are compiled with the sanitizers."""
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    runtimes = [
+        subprocess.run([str(build.COMPILER), f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        pytest.skip("the compiler has no sanitizers")
+    build.build(tuple(flags))  # before anything is preloaded
+    environment = {
+        **os.environ,
+        "USREG_CUDA_ON_CPU_FLAGS": " ".join(flags),
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep what they allocate
+    }
+    tests = "agrees or feature or chunks or odd or random or empty or strides"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=build.ROOT)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
+    assert " skipped" not in done.stdout

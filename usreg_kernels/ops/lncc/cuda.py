@@ -1,0 +1,92 @@
+"""The CUDA C++ local normalised cross-correlation (``csrc/cuda/lncc_problem.cuh``).
+
+Forward saves the maps that the gradient is made from, 12 bytes per voxel for one gradient and 20 for both, and nothing
+when asked for no gradient. ``USREG_LNCC_RECOMPUTE=1`` saves none: backward then computes them once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+from usreg_kernels.ops.contract import LIBRARY, loss_dtype
+from usreg_kernels.ops.lncc.saving import RECOMPUTE
+from usreg_kernels.ops.native import REDUCTION_CODES, register
+from usreg_kernels.windows import make_window
+
+_INPUTS = (
+    "Tensor pred, Tensor target, Tensor? mask, float[] window_z, float[] window_y, float[] window_x, float volume, "
+    "float smooth_nr, float smooth_dr, int reduction"
+)
+LIBRARY.define(f"lncc_cuda_forward({_INPUTS}, int map_count) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(
+    f"lncc_cuda_backward(Tensor grad_output, Tensor divisor, Tensor maps, {_INPUTS}, bool pred_grad, "
+    "bool target_grad) -> (Tensor, Tensor)"
+)
+
+_MAP_BLOCK = 32  # ``kMapBlock`` of csrc/cuda/lncc_problem.cuh: columns of a block of the maps
+
+
+def _arguments(
+    kernel_size: list[int], kernel_type: str, reduction: str, smooth_nr: float, smooth_dr: float
+) -> tuple[Any, ...]:
+    """The operators' arguments that are no tensors; missing axes have a window of one, and no window ends in zeros."""
+    window = make_window(kernel_type, tuple(kernel_size))
+    rows: list[tuple[float, ...]] = [(1.0,)] * (3 - len(window.weights))
+    for row in window.weights:
+        while row[0] == 0.0 == row[-1]:
+            row = row[1:-1]
+        rows.append(row)
+    return (*rows, window.volume, smooth_nr, smooth_dr, REDUCTION_CODES[reduction])
+
+
+def _map_count(needs_grad: Sequence[bool]) -> int:
+    """How many maps forward saves."""
+    return 0 if RECOMPUTE else {0: 0, 1: 3, 2: 5}[sum(needs_grad)]
+
+
+def forward(
+    kernels: Any,
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    needs_grad: list[bool],
+    **params: Any,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The loss; to save, the divisor of the mean and the maps."""
+    if needs_grad == [False, True]:
+        pred, target = target, pred  # the correlation is symmetric, and three maps serve the first
+    loss, *saved = kernels.lncc_cuda_forward(pred, target, mask, *_arguments(**params), _map_count(needs_grad))
+    return loss, saved
+
+
+def saved_like(pred: torch.Tensor, *_: Any, needs_grad: list[bool], **params: Any) -> list[torch.Tensor]:
+    """The divisor, and the maps."""
+    numel = prod(pred.shape[:-1]) * -(-pred.shape[-1] // _MAP_BLOCK) * _MAP_BLOCK * _map_count(needs_grad)
+    return [pred.new_empty((), dtype=torch.float64), pred.new_empty((numel,), dtype=loss_dtype(pred.dtype))]
+
+
+def backward(
+    kernels: Any,
+    grad_output: torch.Tensor,
+    saved: list[torch.Tensor],
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    needs_grad: list[bool],
+    **params: Any,
+) -> list[torch.Tensor]:
+    """The gradients, from the maps."""
+    swap = needs_grad == [False, True] and saved[1].numel() != saved_like(pred, needs_grad=[True, True])[1].numel()
+    images = [target, pred] if swap else [pred, target]
+    needed = needs_grad[::-1] if swap else needs_grad
+    gradients = kernels.lncc_cuda_backward(grad_output, *saved, *images, mask, *_arguments(**params), *needed)
+    return [gradient for gradient, flag in zip(gradients, needed, strict=True) if flag]
+
+
+register("lncc", forward, backward, saved_like, names=("cuda",))
