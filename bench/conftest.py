@@ -40,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if results := config.getoption("benchmark_json", None):
+        Path(results).parent.mkdir(parents=True, exist_ok=True)  # not found missing after minutes of measuring
     if threads := config.getoption("bench_threads"):
         torch.set_num_threads(threads)
 
