@@ -16,6 +16,10 @@ import torch.nn.functional as F
 KERNEL_TYPES = ("rectangular", "triangular", "gaussian")
 
 
+Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+"""Of a window along z, y, x."""
+
+
 @dataclass(frozen=True)
 class Window:
     """A separable window.
@@ -61,3 +65,13 @@ def make_window(kernel_type: str, kernel_size: tuple[int, ...]) -> Window:
         for row in rows[1:]:
             outer = torch.matmul(outer.unsqueeze(-1), row.unsqueeze(0))
         return Window(weights=tuple(tuple(row.tolist()) for row in rows), volume=float(outer.sum()))
+
+
+def trimmed_weights(window: Window) -> Weights:
+    """The weights along z, y, x without the zeros at their ends; a missing axis has a window of one."""
+    rows: list[tuple[float, ...]] = [(1.0,)] * (3 - len(window.weights))
+    for row in window.weights:
+        while row[0] == 0.0 == row[-1]:
+            row = row[1:-1]
+        rows.append(row)
+    return rows[0], rows[1], rows[2]

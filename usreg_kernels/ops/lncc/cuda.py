@@ -15,7 +15,7 @@ import torch
 from usreg_kernels.ops.contract import LIBRARY, loss_dtype
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
 from usreg_kernels.ops.native import REDUCTION_CODES, register
-from usreg_kernels.windows import make_window
+from usreg_kernels.windows import make_window, trimmed_weights
 
 _INPUTS = (
     "Tensor pred, Tensor target, Tensor? mask, float[] window_z, float[] window_y, float[] window_x, float volume, "
@@ -35,12 +35,7 @@ def _arguments(
 ) -> tuple[Any, ...]:
     """The operators' arguments that are no tensors; missing axes have a window of one, and no window ends in zeros."""
     window = make_window(kernel_type, tuple(kernel_size))
-    rows: list[tuple[float, ...]] = [(1.0,)] * (3 - len(window.weights))
-    for row in window.weights:
-        while row[0] == 0.0 == row[-1]:
-            row = row[1:-1]
-        rows.append(row)
-    return (*rows, window.volume, smooth_nr, smooth_dr, REDUCTION_CODES[reduction])
+    return (*trimmed_weights(window), window.volume, smooth_nr, smooth_dr, REDUCTION_CODES[reduction])
 
 
 def _map_count(needs_grad: Sequence[bool]) -> int:

@@ -18,16 +18,14 @@ from usreg_kernels.ops.lncc.triton_march import correlate, propagate
 from usreg_kernels.ops.lncc.triton_plan import (
     LARGEST_WITH_ALL_MAPS,
     Tile,
-    Weights,
     best_by_counts,
     make_plan,
     map_shape,
     tiles_to_measure,
-    trimmed_weights,
 )
 from usreg_kernels.ops.triton_reduction import finish
 from usreg_kernels.ops.triton_support import device_guard
-from usreg_kernels.windows import Window, make_window
+from usreg_kernels.windows import Weights, Window, make_window, trimmed_weights
 
 
 def _padded(x: torch.Tensor, pitch: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from usreg_kernels.ops import triton_support
-from usreg_kernels.windows import Window
+from usreg_kernels.windows import Weights
 
 LARGEST_WINDOW = 15
 """Beyond it the unfinished sums of a thread's voxels outgrow the registers."""
@@ -21,8 +21,6 @@ LARGEST_WITH_ALL_MAPS = 13
 
 _WARPS = 4  # per program: four programs of 128 registers per thread fill a multiprocessor
 _COST_OF_FOUR_COLUMNS = 0.87  # against two, in instructions per voxel of the main loop
-
-Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -77,16 +75,6 @@ class Plan:
 def ceil_div(a: int, b: int) -> int:
     """The quotient, rounded up."""
     return -(-a // b)
-
-
-def trimmed_weights(window: Window) -> Weights:
-    """The weights along z, y, x without the zeros at their ends; a missing axis has a window of one."""
-    rows: list[tuple[float, ...]] = [(1.0,)] * (3 - len(window.weights))
-    for row in window.weights:
-        while row[0] == 0.0 == row[-1]:
-            row = row[1:-1]
-        rows.append(row)
-    return rows[0], rows[1], rows[2]
 
 
 def map_shape(shape: Sequence[int], needs_grad: Sequence[bool]) -> tuple[int, ...]:

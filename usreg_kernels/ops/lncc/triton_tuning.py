@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.lncc.triton_plan import Tile, Weights
+from usreg_kernels.ops.lncc.triton_plan import Tile
+from usreg_kernels.windows import Weights
 
 _REPEATS = 7
 
