@@ -6,9 +6,14 @@
 // survive rounding them apart.
 #pragma once
 
-#include "common/correlation.h"
 #include "cuda/elements.cuh"
 #include "cuda/launch.cuh"
+
+#define USREG_ISA cuda
+#define USREG_INLINE __host__ __device__ inline
+#include "common/correlation.inc"
+#undef USREG_INLINE
+#undef USREG_ISA
 
 namespace usreg {
 namespace cuda {
