@@ -70,7 +70,7 @@ wheel: setup ## wheel for this platform, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove builds and caches (not .venv, but it is set up anew)
-	rm -rf build dist *.egg-info usreg_kernels/libusreg_*.so $(VENV)/.installed
+	rm -rf build dist *.egg-info usreg_kernels/libusreg_* $(VENV)/.installed
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## this list

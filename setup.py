@@ -1,7 +1,8 @@
 """Builds the native libraries of usreg_kernels; everything else about the distribution stands in pyproject.toml.
 
-``libusreg_cpu.so`` comes from csrc/cpu with any C++17 compiler, ``libusreg_cuda.so`` from csrc/cuda with nvcc. Both use
-torch's stable ABI alone and no ``Python.h``, so that one binary serves every Python 3 and every torch since 2.10;
+``libusreg_cpu.so`` comes from csrc/cpu with GCC or Clang, ``libusreg_cuda.so`` (on Windows ``libusreg_cuda.dll``) from
+csrc/cuda with nvcc. Both use torch's stable ABI alone and no ``Python.h``, so that one binary serves every Python 3 and
+every torch since 2.10;
 ``torch.ops.load_library`` loads them. torch is found, but neither imported nor fetched: a build in isolation uses the
 headers of the environment's own torch.
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -49,6 +51,10 @@ RELEASE_CUDA_ARCHS = ("75", "80", "86", "89", "90", "100", "120")
 
 def log(message: str) -> None:
     print(f"usreg: {message}", file=sys.stderr, flush=True)
+
+
+def on_windows() -> bool:
+    return platform.system() == "Windows"
 
 
 # ---- tools ---------------------------------------------------------------------------------------------------------
@@ -79,7 +85,8 @@ def find_torch() -> Path | None:
 
 def find_cxx() -> str | None:
     """The command of the C++ compiler, perhaps with arguments (``CXX="ccache g++"``)."""
-    return os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    names = ("cl",) if on_windows() else ("c++", "g++", "clang++")
+    return os.environ.get("CXX") or next(filter(None, map(shutil.which, names)), None)
 
 
 def find_nvcc() -> str | None:
@@ -128,27 +135,37 @@ def want(variable: str, obstacle: str | None) -> bool:
 
 
 def cpu_obstacle(tools: Tools) -> str | None:
-    """Why libusreg_cpu cannot be built, and the way out; None where it can."""
+    """Why the CPU library cannot be built, and the way out; None where it can."""
     if platform.system() != "Linux":
-        return f"the libraries are made for Linux, and this is {platform.system()}"
+        return f"the CPU library is made for Linux, and this is {platform.system()}"
+    return obstacle_for_both(tools)
+
+
+def obstacle_for_both(tools: Tools) -> str | None:
     if tools.torch is None:
         return "no torch>=2.10 was found: install it first (pip install torch), or set USREG_TORCH_DIR to its folder"
+    if tools.cxx is None and on_windows():
+        return "cl.exe was not found: install Visual Studio's C++ build tools, and use their developer command prompt"
     if tools.cxx is None:
         return "no C++ compiler was found: install one (e.g. the package g++), or set CXX"
     return None
 
 
 def cuda_obstacle(tools: Tools) -> str | None:
-    """Why libusreg_cuda cannot, or need not, be built, and the way out; None where it can."""
-    if (obstacle := cpu_obstacle(tools)) is not None:
+    """Why the CUDA library cannot, or need not, be built, and the way out; None where it can."""
+    if platform.system() not in ("Linux", "Windows"):
+        return f"there is no CUDA for {platform.system()}"
+    if (obstacle := obstacle_for_both(tools)) is not None:
         return obstacle
     if not sources("cuda", {".cu"}):
         return "this version has no CUDA sources (csrc/cuda holds no .cu file)"
     if tools.nvcc is None:
         return "nvcc was not found: install the CUDA toolkit, or set NVCC or CUDA_HOME"
     # It compiles and links against a CPU-only torch too, but is of no use there: on request alone.
-    has_cuda = tools.torch is not None and (tools.torch / "lib" / "libtorch_cuda.so").exists()
-    if setting("USREG_BUILD_CUDA") == "auto" and not has_cuda:
+    # On Windows it does not link there.
+    torch_cuda = "torch_cuda.lib" if on_windows() else "libtorch_cuda.so"
+    has_cuda = tools.torch is not None and (tools.torch / "lib" / torch_cuda).exists()
+    if not has_cuda and (on_windows() or setting("USREG_BUILD_CUDA") == "auto"):
         return "the installed torch has no CUDA"
     return None
 
@@ -198,7 +215,10 @@ def nvcc_command(nvcc: str, torch: Path) -> list[str]:
     """nvcc with its flags, for one .cu file."""
     archs = cuda_archs(nvcc)
     flags = ["-std=c++17", "-O3", "-t0", "--expt-relaxed-constexpr", "-DUSE_CUDA"]
-    flags += [f"-Xcompiler=-fPIC,-fvisibility=hidden,-fmacro-prefix-map={ROOT}/="]
+    if on_windows():
+        flags += ["-Xcompiler=/MD,/EHsc,/Zc:preprocessor,/Zc:__cplusplus"]
+    else:
+        flags += [f"-Xcompiler=-fPIC,-fvisibility=hidden,-fmacro-prefix-map={ROOT}/="]
     flags += ["-Werror=all-warnings"] if is_on("USREG_WERROR") else []
     flags += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     flags += [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
@@ -209,8 +229,11 @@ def link_command(linker: list[str], torch: Path, objects: list[Path], library: P
     """Links one library, ``linker`` being the C++ compiler or nvcc (which knows where its own libcudart_static.a lies).
 
     Of torch only the CPU part is named: the libtorch.so of a torch with CUDA brings the rest when it is loaded, so that
-    a CPU-only torch links the CUDA library too.
+    a CPU-only torch links the CUDA library too. Windows wants every part.
     """
+    if on_windows():
+        parts = ["-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10"]
+        return [*linker, "-shared", "-o", str(library), *map(str, objects), f"-L{torch / 'lib'}", *parts]
     torch_libraries = [f"-L{torch / 'lib'}", "-Xlinker", "--no-as-needed", "-ltorch", "-ltorch_cpu"]
     strip = [] if any(flag.startswith("-g") for flag in linker) else ["-Xlinker", "-s"]
     return [*linker, "-shared", *strip, "-o", str(library), *map(str, objects), *torch_libraries]
@@ -224,7 +247,7 @@ def is_stale(object_file: Path, command: list[str]) -> bool:
     if stamp.read_text() != shlex.join(command):
         return True
     built = object_file.stat().st_mtime
-    names = dependencies.read_text().split(":", 1)[1].replace("\\\n", " ").split()
+    names = re.split(r":\s", dependencies.read_text(), maxsplit=1)[1].replace("\\\n", " ").split()
     return any(not os.path.exists(name) or os.path.getmtime(name) > built for name in names)
 
 
@@ -249,7 +272,8 @@ class BuildLibraries(build_ext):
         self.build_temp = str(ROOT / "build" / "temp")  # kept between builds, so that each compiles only what changed
 
     def get_ext_filename(self, fullname: str) -> str:
-        return os.path.join(*fullname.split(".")) + ".so"  # no interpreter's tag: not a Python module
+        # No interpreter's tag: not a Python module.
+        return os.path.join(*fullname.split(".")) + (".dll" if on_windows() else ".so")
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))
@@ -272,7 +296,7 @@ class BuildLibraries(build_ext):
         jobs = []
         for source in ext.sources:
             command = nvcc_command(nvcc, torch) if nvcc and source.endswith(".cu") else cxx_command(cxx, torch)
-            jobs.append((command, source, objects / (source.replace("/", "_") + ".o")))
+            jobs.append((command, source, objects / (source.replace("/", "_") + (".obj" if on_windows() else ".o"))))
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
             list(pool.map(lambda job: compile_object(*job), jobs))
 
@@ -292,7 +316,7 @@ class EditableWheel(editable_wheel):
     """Takes away the libraries of an earlier editable install, so that none outlives the sources that it came from."""
 
     def run(self) -> None:
-        for library in (ROOT / PACKAGE).glob("libusreg_*.so"):
+        for library in (ROOT / PACKAGE).glob("libusreg_*"):
             library.unlink()
         super().run()
 

@@ -176,6 +176,30 @@ def test_obstacles_say_what_is_missing_and_the_way_out(
     assert "no CUDA sources" in setup_py.cuda_obstacle(tools(tmp_path, "g++", "nvcc"))
     monkeypatch.setattr(setup_py.platform, "system", lambda: "Darwin")
     assert "made for Linux" in setup_py.cpu_obstacle(tools(tmp_path, "g++", None))
+    assert "no CUDA for Darwin" in setup_py.cuda_obstacle(tools(tmp_path, "g++", "nvcc"))
+
+
+def test_windows_gets_the_cuda_library_alone(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What would be run there; nothing of it is run here."""
+    monkeypatch.setenv("USREG_BUILD_CUDA", "1")
+    monkeypatch.setenv("USREG_CUDA_ARCHS", "86")
+    monkeypatch.setattr(setup_py.platform, "system", lambda: "Windows")
+    (tmp_path / "lib").mkdir()
+    tools = setup_py.Tools
+    assert "made for Linux" in setup_py.cpu_obstacle(tools(tmp_path, "cl", "nvcc"))
+    assert "developer command prompt" in setup_py.cuda_obstacle(tools(tmp_path, None, "nvcc"))
+    assert "has no CUDA" in setup_py.cuda_obstacle(tools(tmp_path, "cl", "nvcc"))
+    (tmp_path / "lib" / "torch_cuda.lib").touch()
+    assert setup_py.cuda_obstacle(tools(tmp_path, "cl", "nvcc")) is None
+    assert not [flag for flag in setup_py.nvcc_command("nvcc", tmp_path) if "-f" in flag]  # GCC's
+    library = tmp_path / "libusreg_cuda.dll"
+    linked = setup_py.link_command(["nvcc", "-cudart=static"], tmp_path, [tmp_path / "a.obj"], library)
+    assert {"-shared", "-ltorch_cpu", "-ltorch_cuda", "-lc10"} <= set(linked)
+    assert not [flag for flag in linked if flag.startswith("--")]
+    name = setup_py.BuildLibraries(Distribution()).get_ext_filename("usreg_kernels.libusreg_cuda")
+    assert Path(name) == Path("usreg_kernels/libusreg_cuda.dll")
 
 
 def test_torch_is_found_without_being_imported(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +232,7 @@ def test_an_object_is_compiled_again_when_something_changed(setup_py: ModuleType
     assert setup_py.is_stale(target, command)
     header.touch()
     target.touch()
-    target.with_suffix(".d").write_text(f"a.cpp.o: \\\n {header}\n")
+    target.with_suffix(".d").write_text(f"C:/a.cpp.o: \\\n {header}\n")
     target.with_suffix(".cmd").write_text("g++ -c a.cpp")
     assert not setup_py.is_stale(target, command)
     assert setup_py.is_stale(target, [*command, "-O3"])

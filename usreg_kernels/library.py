@@ -1,8 +1,8 @@
 """The compiled libraries: loads them, and says why one is missing and how to get it.
 
-Both lie beside this file: ``libusreg_cpu.so`` (from ``csrc/cpu``) and ``libusreg_cuda.so`` (from ``csrc/cuda``). They
-hold kernels alone; the ops' schemas are declared in Python, so that the ops exist without them. torch takes the two in
-either order: a kernel that is loaded first waits for its schema.
+Both lie beside this file: ``libusreg_cpu.so`` (from ``csrc/cpu``) and ``libusreg_cuda.so`` (from ``csrc/cuda``; on
+Windows ``libusreg_cuda.dll``). They hold kernels alone; the ops' schemas are declared in Python, so that the ops exist
+without them. torch takes the two in either order: a kernel that is loaded first waits for its schema.
 
 Environment variables:
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ _TOOLS = {"cpu": "a C++ compiler", "cuda": "the CUDA toolkit and a C++ compiler"
 
 def path(name: str) -> Path:
     """Where the library called ``name`` (``"cpu"`` or ``"cuda"``) lies once it is built."""
-    return Path(__file__).with_name(f"libusreg_{name}.so")
+    return Path(__file__).with_name(f"libusreg_{name}{'.dll' if sys.platform == 'win32' else '.so'}")
 
 
 def _load(name: str) -> str | None:
@@ -39,6 +40,8 @@ def _load(name: str) -> str | None:
         return f"{file.name} is switched off: unset USREG_DISABLE_LIBRARIES"
     if name == "cuda" and torch.version.cuda is None:
         return f"{file.name} needs a torch with CUDA, and this one ({torch.__version__}) has none: install such a torch"
+    if name == "cpu" and sys.platform != "linux":
+        return f"{file.name} is made for Linux alone: elsewhere CPUs run plain PyTorch"
     if not file.exists():
         return f"{file.name} is not built: install {_TOOLS[name]} and run {build}"
     try:

@@ -61,6 +61,13 @@ def test_libraries_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library._load("cpu") == "libusreg_cpu.so is switched off: unset USREG_DISABLE_LIBRARIES"
 
 
+def test_no_one_is_told_to_build_what_their_system_cannot_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("USREG_DISABLE_LIBRARIES", raising=False)
+    monkeypatch.setattr(library.sys, "platform", "win32")
+    assert library._load("cpu") == "libusreg_cpu.dll is made for Linux alone: elsewhere CPUs run plain PyTorch"
+    assert library.path("cuda").name == "libusreg_cuda.dll"
+
+
 def test_the_cuda_library_needs_a_torch_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("USREG_DISABLE_LIBRARIES", raising=False)
     monkeypatch.setattr(torch.version, "cuda", None)
