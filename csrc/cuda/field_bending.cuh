@@ -1,7 +1,7 @@
 // Bending energy along a column of a field.
 #pragma once
 
-#include "cuda/field_march.cuh"
+#include "cuda/field_losses.cuh"
 
 namespace usreg {
 namespace cuda {
