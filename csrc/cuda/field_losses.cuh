@@ -11,9 +11,19 @@
 namespace usreg {
 namespace cuda {
 
+// Blocks per multiprocessor that the registers of a loss leave room for. Capability 7.5 never runs more than eight.
+template <class R>
+constexpr int loss_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return 8;
+#else
+  return sizeof(R) == 8 ? 8 : 12;
+#endif
+}
+
 // With kKeepMap, the loss of each voxel goes to output, the loss map; else their sum, one per block.
 template <class Loss, bool kKeepMap>
-__global__ void __launch_bounds__(kFieldThreads, sizeof(typename Loss::R) == 8 ? 8 : 12)
+__global__ void __launch_bounds__(kFieldThreads, loss_blocks<typename Loss::R>())
     sum_penalties(const __grid_constant__ FieldLoss<typename Loss::T> loss, typename Loss::R* output) {
   using T = typename Loss::T;
   using R = typename Loss::R;
