@@ -1,4 +1,4 @@
-"""What a Triton kernel compiles to, without a GPU: notes how the product launches it, and compiles it for a target.
+"""What a kernel compiles to, without a GPU. Of Triton: notes how the product launches it, and compiles it for a target.
 
 The product's own code is called on CPU tensors; its launches are noted instead of carried out, and each kernel is
 compiled with just these parameters. What the machine code holds are facts: registers, stack, instructions.
@@ -171,16 +171,34 @@ class Compiled:
         return found
 
     @cached_property
-    def main_loop(self) -> list[str]:
-        """The instructions of the longest loop; of the whole kernel, where there is none."""
-        labels, loops = {}, []
+    def _loops(self) -> list[range]:
+        """Where loops lie among the instructions, longest first; the whole kernel, where there is none."""
+        labels: dict[str, int] = {}
+        ends: dict[int, int] = {}
         for i, text in enumerate(self.instructions):
             if text.endswith(":"):
                 labels[text[:-1]] = i
             elif (jump := re.search(r"BRA.*`\((\.L_\w+)\)", text)) and labels.get(jump.group(1), i) < i - 1:
-                loops.append((labels[jump.group(1)], i + 1))  # a jump to itself only fills up the end of the code
-        begin, end = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, len(self.instructions)))
-        return [text for text in self.instructions[begin:end] if not text.endswith(":")]
+                ends[labels[jump.group(1)]] = i + 1  # a jump to itself only fills up the end of the code
+        # What leaves the kernel is no loop, but a path that lies apart and jumps back.
+        code = {range(*loop): "\n".join(self.instructions[slice(*loop)]) for loop in ends.items()}
+        found = [loop for loop, text in code.items() if not re.search(r"\b(EXIT|RET)\b", text)]
+        return sorted(found, key=len, reverse=True) or [range(len(self.instructions))]
+
+    def _code(self, where: range) -> list[str]:
+        return [text for text in self.instructions[where.start : where.stop] if not text.endswith(":")]
+
+    @property
+    def main_loop(self) -> list[str]:
+        """The instructions of the longest loop; of the whole kernel, where there is none."""
+        return self._code(self._loops[0])
+
+    @property
+    def inner_loop(self) -> list[str]:
+        """The instructions of the longest loop inside that one; none, where there is none."""
+        main = self._loops[0]
+        inside = [loop for loop in self._loops if main.start < loop.start and loop.stop < main.stop]
+        return self._code(inside[0]) if inside else []
 
     @property
     def opcodes(self) -> Counter[str]:

@@ -1,22 +1,25 @@
-"""``python -m bench.sass``: what the Triton kernels compile to, without a GPU. Times are not among it.
+"""``python -m bench.sass``: what the kernels for GPUs compile to, without a GPU. Times are not among it.
 
-A row per kernel and way to launch it: registers per thread, bytes of stack (where registers spill to memory) and of
-shared memory, instructions per voxel of the main loop, bytes per voxel that must move if each volume moves once, and
-the share of a multiprocessor's threads that the registers leave room for.
+A row per kernel, of Triton and of CUDA C++, and way to launch it: registers per thread, bytes of stack (where registers
+spill to memory) and of shared memory, instructions per voxel of the main loop, and the share of a multiprocessor's
+threads that the registers leave room for; of Triton also the bytes per voxel that move if each volume moves once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from bench import sass_cuda
 from bench.ahead_of_time import DTYPES, TARGETS, Compiled, compile_launch, recording
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -105,8 +108,9 @@ CALLS: dict[str, dict[str, Call]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; what only machine code of CUDA tells is None for other targets."""
+    """A row of the table; what only machine code of CUDA, or only Triton, tells is None for the others."""
 
+    backend: str
     kernel: str
     call: str
     dtype: str
@@ -115,10 +119,10 @@ class Row:
     stack: int
     shared: int
     instructions: float | None
-    bytes: float | None
     occupancy: float | None
+    bytes: float | None
     barriers: int | None
-    conversions: int
+    conversions: int | None
     lane_bits: int | None
     narrowest_load: int | None
 
@@ -126,6 +130,7 @@ class Row:
 def _row(title: str, dtype: torch.dtype, found: Compiled) -> Row:
     cuda = found.is_cuda
     return Row(
+        backend="triton",
         kernel=found.launch.name,
         call=title,
         dtype=DTYPES[dtype],
@@ -134,8 +139,8 @@ def _row(title: str, dtype: torch.dtype, found: Compiled) -> Row:
         stack=found.resources["STACK"],
         shared=found.resources["SHARED"],
         instructions=found.per_voxel if cuda else None,
-        bytes=found.launch.bytes_per_voxel,
         occupancy=found.occupancy if cuda else None,
+        bytes=found.launch.bytes_per_voxel,
         barriers=found.opcodes["BAR"] if cuda else None,
         conversions=found.layout_conversions,
         lane_bits=found.launch.lane_bits,
@@ -143,8 +148,8 @@ def _row(title: str, dtype: torch.dtype, found: Compiled) -> Row:
     )
 
 
-def rows(ops: Sequence[str], targets: Sequence[str]) -> Iterator[Row]:
-    """The table. Half precision changes loads and stores alone: of LNCC it is compiled for the plain windows."""
+def triton_rows(ops: Sequence[str], targets: Sequence[str]) -> Iterator[Row]:
+    """The rows of Triton. Half precision changes loads and stores alone: of LNCC it takes the plain windows."""
     for op in ops:
         for title, call in CALLS[op].items():
             for dtype in (torch.float32, *HALVES):
@@ -163,6 +168,38 @@ def rows(ops: Sequence[str], targets: Sequence[str]) -> Iterator[Row]:
                         yield _row(title, dtype, compile_launch(launch, target))
 
 
+def cuda_row(kernel: sass_cuda.Kernel, target: str) -> Row:
+    """The row of a kernel in CUDA C++."""
+    found = kernel.compile(target)
+    return Row(
+        backend="cuda",
+        kernel=kernel.name,
+        call=kernel.call,
+        dtype=kernel.dtype,
+        target=target,
+        registers=found.resources["REG"],
+        stack=found.resources["STACK"],
+        shared=found.resources["SHARED"],
+        instructions=kernel.per_voxel(found),
+        occupancy=found.occupancy,
+        bytes=None,
+        barriers=found.opcodes["BAR"],
+        conversions=None,
+        lane_bits=None,
+        narrowest_load=found.narrowest_load,
+    )
+
+
+def cuda_rows(ops: Sequence[str], targets: Sequence[str]) -> Iterator[Row]:
+    """The rows of CUDA C++, which need nvcc."""
+    for kernel in sass_cuda.kernels():
+        if kernel.name.split(".")[0] in ops:
+            yield from (cuda_row(kernel, target) for target in targets if TARGETS[target][0] == "cuda")
+
+
+BACKENDS = {"triton": triton_rows, "cuda": cuda_rows}
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
@@ -175,13 +212,19 @@ def main() -> None:
     parser.add_argument("--op", choices=sorted(CALLS), action="append")
     parser.add_argument("--target", choices=list(TARGETS), action="append", help="sm_80 and sm_90 unless given")
     parser.add_argument("--json", action="store_true", help="one JSON object per row")
+    parser.add_argument("--backend", choices=list(BACKENDS), action="append", help="both unless given")
     options = parser.parse_args()
-    found = rows(options.op or list(CALLS), options.target or ["sm_80", "sm_90"])
+    backends = options.backend or list(BACKENDS)
+    if "cuda" in backends and sass_cuda.NVCC is None:
+        print("CUDA C++ is left out: nvcc was not found", file=sys.stderr)
+        backends.remove("cuda")
+    ops, targets = options.op or list(CALLS), options.target or ["sm_80", "sm_90"]
+    found = chain.from_iterable(BACKENDS[backend](ops, targets) for backend in backends)
     if options.json:
         for row in found:
             print(json.dumps(asdict(row)), flush=True)
         return
-    shown = [f.name for f in fields(Row)][:10]
+    shown = [f.name for f in fields(Row)][:11]
     print("| " + " | ".join(shown) + " |\n" + "|---" * len(shown) + "|")
     for row in found:
         cells = {**asdict(row), "occupancy": None if row.occupancy is None else f"{100 * row.occupancy:.0f} %"}

@@ -1,9 +1,7 @@
-"""``python -m bench.sass_cuda``: what the CUDA C++ kernels compile to, without a GPU; rows like those of bench.sass."""
+"""What nvcc makes of the CUDA C++ kernels, without a GPU: their rows of :mod:`bench.sass`."""
 
 from __future__ import annotations
 
-import argparse
-import re
 import shutil
 import subprocess
 import tempfile
@@ -15,8 +13,9 @@ from bench.ahead_of_time import Compiled, Launch
 
 CSRC = Path(__file__).parents[1] / "csrc"
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-TARGETS = ("sm_80", "sm_90")
-_MARCH_THREADS, _MARCH_COLUMNS = 128, 2
+ELEMENTS = {"fp32": "float", "fp16": "cuda::Float16", "bf16": "cuda::BFloat16"}
+"""The kernels' element types, by Triton's names of dtypes."""
+
 _LARGEST_MARCH = 15  # whose rows are not unrolled
 
 
@@ -25,47 +24,43 @@ class Kernel:
     """A kernel with its template arguments.
 
     Attributes:
-        name: ``op.kernel``, and what sets this one apart.
+        name: ``op.kernel``.
+        call: what it is launched for, in the words of ``bench.sass``.
         header: of ``csrc/cuda``.
         code: the kernel, in C++.
         threads: per block.
-        voxels: per block and turn of the main loop; None where no loop is the main one.
+        voxels: per thread and turn of the main loop; None where no loop is the main one.
         turns: of a loop inside the main loop; 1 where that is unrolled.
+        has_ends: whether the main loop may stand inside another, which takes the ends of a march.
+        dtype: a key of ``ELEMENTS``.
     """
 
     name: str
+    call: str
     header: str
     code: str
-    threads: int = 256
-    voxels: int | None = 256
+    threads: int
+    voxels: int | None
     turns: int = 1
+    has_ends: bool = False
+    dtype: str = "fp32"
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.call}, {self.dtype}"
 
     def compile(self, target: str) -> Compiled:
         """The machine code for a target."""
-        launch = Launch(self.name, None, (1,), {"BLOCK": self.voxels or 1}, {"num_warps": self.threads // 32})
+        launch = Launch(self.name, None, (1,), {}, {"num_warps": self.threads // 32})
         return Compiled(launch, target, {"cubin": _cubin(self, target)})
 
     def per_voxel(self, found: Compiled) -> float | None:
-        """Instructions of the main loop per voxel, those of the loop inside it as often as it turns."""
+        """Instructions per voxel of a turn of the main loop."""
         if self.voxels is None:
             return None
-        more = (self.turns - 1) * _inner_loop(found.instructions) if self.turns > 1 else 0
-        return (len(found.main_loop) + more) * self.threads / self.voxels
-
-
-def _inner_loop(instructions: list[str]) -> int:
-    """How many instructions the longest loop inside the longest one has."""
-    labels: dict[str, int] = {}
-    loops: list[tuple[int, int]] = []
-    for i, text in enumerate(instructions):
-        if text.endswith(":"):
-            labels[text[:-1]] = i
-        elif (jump := re.search(r"BRA.*`\((\.L_\w+)\)", text)) and jump.group(1) in labels:
-            loops.append((labels[jump.group(1)], i + 1))
-    begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
-    inner = [(b, e) for b, e in loops if begin < b and e < end]
-    b, e = max(inner, key=lambda loop: loop[1] - loop[0])
-    return sum(not text.endswith(":") for text in instructions[b:e])
+        inner, longest = len(found.inner_loop), len(found.main_loop)
+        if self.has_ends:
+            return (inner or longest) / self.voxels
+        return (longest + (self.turns - 1) * inner) / self.voxels
 
 
 def _cubin(kernel: Kernel, target: str) -> bytes:
@@ -84,74 +79,65 @@ def _cubin(kernel: Kernel, target: str) -> bytes:
 
 
 def march(
-    direction: str, window: int, *, box: bool = True, maps: int = 3, plain: bool = True, dtype: str = "float"
-) -> Kernel:
-    """A kernel of the LNCC march: ``direction`` is ``"forward"`` or ``"backward"``."""
-    flags = ", ".join(str(flag).lower() for flag in (box, maps, plain))
-    words = [
-        f"window {window}",
-        *["weighted"] * (not box),
-        f"{maps} maps",
-        *["mask or map"] * (not plain and box),
-        dtype,
-    ]
-    return Kernel(
-        f"lncc.{direction} ({', '.join(words)})",
-        f"lncc_march_{direction}.cuh",
-        f"lncc_march_{direction}<{window // 2}, {flags}, {dtype if dtype == 'float' else f'cuda::{dtype}'}>",
-        _MARCH_THREADS,
-        _MARCH_THREADS * _MARCH_COLUMNS,
-        window if window == _LARGEST_MARCH or not box else 1,
+    call: str, window: int, *, box: bool = True, maps: int = 3, plain: bool = True, dtype: str = "fp32"
+) -> Iterator[Kernel]:
+    """The kernels of the LNCC march, forward and, where maps are saved, backward."""
+    arguments = f"{window // 2}, {str(box).lower()}, {maps}, {str(plain).lower()}, {ELEMENTS[dtype]}"
+    turns = window if window == _LARGEST_MARCH or not box else 1
+    for direction in ("forward", "backward") if maps else ("forward",):
+        yield Kernel(
+            f"lncc.march_{direction}",
+            call,
+            f"lncc_march_{direction}.cuh",
+            f"lncc_march_{direction}<{arguments}>",
+            threads=128,
+            voxels=2,
+            turns=turns,
+            dtype=dtype,
+        )
+
+
+def _field(op: str, call: str, header: str, loss: str, gradient: str, keep_map: bool = False) -> Iterator[Kernel]:
+    """The march of a field loss, forward and backward, whose main loop takes in two planes a turn."""
+    code = f"sum_penalties<cuda::{loss}, {str(keep_map).lower()}>"
+    yield Kernel(f"{op}.sum_penalties", call, header, code, threads=128, voxels=2)
+    code = f"write_field_gradient<cuda::{gradient}>"
+    yield Kernel(f"{op}.write_gradient", call, header, code, threads=128, voxels=2, has_ends=True)
+
+
+def _smoothness(call: str, central: bool, penalty: str, has_map: bool = False) -> Iterator[Kernel]:
+    words = [str(central).lower(), f"Penalty::{penalty}"]
+    loss, gradient = [*words, "float"], [*words, str(has_map).lower(), "float"]
+    return _field(
+        "gradient_smoothness",
+        call,
+        "field_smoothness.cuh",
+        f"SmoothnessLoss<{', '.join(loss)}>",
+        f"SmoothnessGradient<{', '.join(gradient)}>",
+        has_map,
     )
 
 
-def _field(name: str, kernel: str, kind: str, penalty: str) -> Kernel:
-    arguments = f"FieldLossKind::{kind}, Penalty::{penalty}, 0, float, int32_t"
-    return Kernel(name, "field_losses.cuh", f"{kernel}<{arguments}>")
+def _bending(call: str, has_map: bool) -> Iterator[Kernel]:
+    gradient = f"BendingGradient<{str(has_map).lower()}, float>"
+    return _field("bending_energy", call, "field_bending.cuh", "BendingLoss<float>", gradient, has_map)
 
 
 def kernels() -> Iterator[Kernel]:
-    """The kernels of the table."""
-    for window in range(3, 17, 2):
-        yield march("forward", window)
-        yield march("backward", window)
-    for dtype in ("Float16", "BFloat16"):
-        yield march("forward", 7, dtype=dtype)
-        yield march("backward", 7, dtype=dtype)
-    yield march("forward", 7, maps=0)
-    yield march("forward", 7, maps=5)
-    yield march("backward", 7, maps=5)
-    yield march("forward", 7, box=False, plain=False)
-    yield march("backward", 7, box=False, plain=False)
-    yield _field("gradient_smoothness.forward", "sum_penalties", "kForwardDifferences", "kSquare")
-    yield _field("gradient_smoothness.backward", "write_field_gradient", "kForwardDifferences", "kSquare")
-    yield _field("bending_energy.forward", "sum_penalties", "kBendingEnergy", "kSquare")
-    yield _field("bending_energy.backward", "write_field_gradient", "kBendingEnergy", "kSquare")
-    yield Kernel("dvf_mse.forward", "dvf_mse.cuh", "sum_errors<float>", voxels=None)
-    yield Kernel("dvf_mse.backward", "dvf_mse.cuh", "write_error_gradients<float>", voxels=None)
-
-
-def rows(targets: tuple[str, ...] = TARGETS) -> Iterator[str]:
-    """Rows of the table of bench.sass, a kernel and a target each."""
-    for kernel in kernels():
-        for target in targets:
-            found = kernel.compile(target)
-            row: list[object] = [f"{kernel.name}, CUDA C++", target, found.resources["REG"], found.resources["STACK"]]
-            per_voxel = kernel.per_voxel(found)
-            row += [found.resources["SHARED"], "" if per_voxel is None else f"{per_voxel:.1f}"]
-            row.append(f"{100 * found.occupancy:.0f} %")
-            yield "| " + " | ".join(map(str, row)) + " |"
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.sass_cuda", description=__doc__)
-    parser.add_argument("--target", action="append", help="such as sm_80; may be repeated")
-    targets = tuple(parser.parse_args().target or TARGETS)
-    print("| kernel | target | registers | stack | shared | instructions per voxel | occupancy |\n" + "|---" * 7 + "|")
-    for row in rows(targets):
-        print(row, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    """The kernels of the table; the calls that Triton's part has too have the same names there."""
+    for window in range(3, _LARGEST_MARCH + 2, 2):
+        yield from march(f"window {window}", window)
+    for dtype in ("fp16", "bf16"):
+        yield from march("window 7", 7, dtype=dtype)
+    yield from march("window 7, no gradient", 7, maps=0)
+    yield from march("window 7, both gradients", 7, maps=5)
+    yield from march("gaussian 7", 7, box=False, plain=False)
+    yield from _smoothness("forward, l2", central=False, penalty="kSquare")
+    yield from _smoothness("central, l1", central=True, penalty="kMagnitude")
+    yield from _smoothness("forward, l2, map", central=False, penalty="kSquare", has_map=True)
+    yield from _bending("mean", has_map=False)
+    yield from _bending("map", has_map=True)
+    yield Kernel("dvf_mse.sum_errors", "mean", "dvf_mse.cuh", "sum_errors<float>", threads=256, voxels=None)
+    yield Kernel(
+        "dvf_mse.write_gradients", "mean", "dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=None
+    )

@@ -1,19 +1,18 @@
 // Bending energy on GPUs.
 
+#include "cuda/field_bending.cuh"
 #include "cuda/field_losses_launch.h"
 
 namespace usreg {
 namespace cuda {
 namespace {
 
-constexpr FieldLossKind kKind = FieldLossKind::kBendingEnergy;
-
 Tensor bending_forward(const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return field_loss_forward<kKind, Penalty::kSquare>(dvf, bending_call(dvf, scales, reduction));
+  return field_loss_forward<BendingLoss>(dvf, bending_call(dvf, scales, reduction));
 }
 
 Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return field_loss_backward<kKind, Penalty::kSquare>(grad_output, dvf, bending_call(dvf, scales, reduction));
+  return field_loss_backward<BendingGradient>(grad_output, dvf, bending_call(dvf, scales, reduction));
 }
 
 }  // namespace

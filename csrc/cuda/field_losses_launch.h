@@ -1,4 +1,4 @@
-// The launchers of field_losses.cuh, for one kind of loss each.
+// The launchers of field_losses.cuh, for one loss each.
 #pragma once
 
 #include <vector>
@@ -10,32 +10,49 @@
 namespace usreg {
 namespace cuda {
 
-// Calls function(integral constant of the first axis) for a field of 1, 2 or 3 spatial dims.
-template <class Function>
-void dispatch_first_axis(int first_axis, const Function& function) {
-  switch (first_axis) {
-    case 0:
-      return function(std::integral_constant<int, 0>());
-    case 1:
-      return function(std::integral_constant<int, 1>());
-    default:
-      return function(std::integral_constant<int, 2>());
-  }
+// Where the difference along two axes stands in the list of a volume; for one axis, where its first difference stands.
+inline int place_of_difference(bool of_pairs, int axis, int other) {
+  return of_pairs ? axis * (5 - axis) / 2 + other : axis;
 }
 
+// The field as the march sees it: a volume whose axis y is not there for two spatial dims, nor z for one.
 // divide_by: the weights are divided by it.
 template <class T>
 FieldLoss<T> make_field_loss(const Tensor& field, const FieldLossCall& call, double divide_by) {
-  FieldLoss<T> loss = {data<T>(field), call.shape.components, call.shape.channels, {}, {}};
-  std::copy_n(call.shape.size, 3, loss.size);
-  STD_TORCH_CHECK(call.weights.size() <= sizeof(loss.weights) / sizeof(*loss.weights), call.op,
-                  ": a field has as many components as spatial axes, at most 3, not ", call.shape.channels);
-  for (size_t i = 0; i < call.weights.size(); ++i) loss.weights[i] = static_cast<Real<T>>(call.weights[i] / divide_by);
+  const FieldShape& shape = call.shape;
+  const int dims = 3 - shape.first_axis;
+  const bool of_pairs = call.kind == FieldLossKind::kBendingEnergy;
+  STD_TORCH_CHECK(shape.channels <= 3, call.op, ": a field has as many components as spatial axes, at most 3, not ",
+                  shape.channels);
+  FieldLoss<T> loss = {};
+  loss.field = data<T>(field);
+  loss.components = shape.components;
+  loss.channels = shape.channels;
+  loss.has_z = dims >= 2;
+  loss.has_y = dims == 3;
+  loss.size[0] = loss.has_z ? shape.size[shape.first_axis] : 1;
+  loss.size[1] = loss.has_y ? shape.size[1] : 1;
+  loss.size[2] = shape.size[2];
+  STD_TORCH_CHECK(!loss.has_y || loss.plane() <= kMostFieldPlane, call.op, ": a plane of a volume has at most ",
+                  kMostFieldPlane, " voxels, not ", loss.size[1], " x ", loss.size[2]);
+  cut_into_blocks(loss);
+
+  const int axes[3][3] = {{2}, {0, 2}, {0, 1, 2}};  // of the volume, by dims
+  const int per_channel = of_pairs ? 6 : 3;
+  auto weight = call.weights.begin();
+  for (int64_t channel = 0; channel < shape.channels; ++channel) {
+    for (int i = 0; i < dims; ++i) {
+      for (int j = i; j < (of_pairs ? dims : i + 1); ++j) {
+        const int place = place_of_difference(of_pairs, axes[dims - 1][i], axes[dims - 1][j]);
+        loss.weights[channel * per_channel + place] = static_cast<Real<T>>(*weight++ / divide_by);
+      }
+    }
+  }
   return loss;
 }
 
 // Returns the loss: a scalar for mean and sum, else the map; float64 for float64 fields, else float32.
-template <FieldLossKind kKind, Penalty kPenalty>
+template <template <class> class Loss>
 Tensor field_loss_forward(const Tensor& dvf, const FieldLossCall& call) {
   const Tensor field = torch::stable::contiguous(dvf);
   const bool keep_map = call.reduction == Reduction::kNone;
@@ -52,17 +69,15 @@ Tensor field_loss_forward(const Tensor& dvf, const FieldLossCall& call) {
     const FieldLoss<T> loss = make_field_loss<T>(field, call, 1);
     const Tensor partials = torch::stable::new_empty(field, {keep_map ? 0 : loss.blocks()}, real);
     R* const result = mutable_data<R>(output);
-    dispatch_first_axis(call.shape.first_axis, [&](auto axis) {
-      launch_field_loss<kKind, kPenalty, decltype(axis)::value>(
-          launches, loss, call.divisor, keep_map ? result : nullptr, mutable_data<R>(partials), result);
-    });
+    launch_field_loss<Loss<T>>(launches, loss, call.divisor, keep_map ? result : nullptr, mutable_data<R>(partials),
+                               result);
   });
   launches.check(call.op);
   return output;
 }
 
 // Returns the gradient, of the field's dtype and shape.
-template <FieldLossKind kKind, Penalty kPenalty>
+template <template <bool, class> class Gradient>
 Tensor field_loss_backward(const Tensor& grad_output, const Tensor& dvf, const FieldLossCall& call) {
   call.check_grad_output(grad_output, dvf);
   const Tensor field = torch::stable::contiguous(dvf), grad = torch::stable::contiguous(grad_output);
@@ -72,10 +87,11 @@ Tensor field_loss_backward(const Tensor& grad_output, const Tensor& dvf, const F
   dispatch_elements(field.scalar_type(), call.op, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const FieldLoss<T> loss = make_field_loss<T>(field, call, call.divisor);
-    dispatch_first_axis(call.shape.first_axis, [&](auto axis) {
-      launch_field_gradient<kKind, kPenalty, decltype(axis)::value>(
-          launches, loss, data<Real<T>>(grad), call.reduction == Reduction::kNone, mutable_data<T>(gradient));
-    });
+    if (call.reduction == Reduction::kNone) {
+      launch_field_gradient<Gradient<true, T>>(launches, loss, data<Real<T>>(grad), mutable_data<T>(gradient));
+    } else {
+      launch_field_gradient<Gradient<false, T>>(launches, loss, data<Real<T>>(grad), mutable_data<T>(gradient));
+    }
   });
   launches.check(call.op);
   return gradient;

@@ -1,34 +1,43 @@
 // Gradient smoothness on GPUs.
 
 #include "cuda/field_losses_launch.h"
+#include "cuda/field_smoothness.cuh"
 
 namespace usreg {
 namespace cuda {
 namespace {
 
-constexpr FieldLossKind kForward = FieldLossKind::kForwardDifferences;
-constexpr FieldLossKind kCentral = FieldLossKind::kCentralDifferences;
+template <bool kCentral, Penalty kPenalty>
+struct Smoothness {
+  template <class T>
+  using Loss = SmoothnessLoss<kCentral, kPenalty, T>;
+  template <bool kHasMap, class T>
+  using Gradient = SmoothnessGradient<kCentral, kPenalty, kHasMap, T>;
+};
+
+// Calls function(Smoothness<...>()) with the scheme and the penalty of a call.
+template <class Function>
+Tensor dispatch_smoothness(const FieldLossCall& call, const Function& function) {
+  constexpr Penalty kSquare = Penalty::kSquare, kMagnitude = Penalty::kMagnitude;
+  const bool magnitude = call.penalty == kMagnitude;
+  if (call.kind == FieldLossKind::kCentralDifferences) {
+    return magnitude ? function(Smoothness<true, kMagnitude>()) : function(Smoothness<true, kSquare>());
+  }
+  return magnitude ? function(Smoothness<false, kMagnitude>()) : function(Smoothness<false, kSquare>());
+}
 
 Tensor smoothness_forward(const Tensor& dvf, bool magnitude, bool central, std::vector<double> scales,
                           int64_t reduction) {
   const FieldLossCall call = smoothness_call(dvf, magnitude, central, scales, reduction);
-  if (central) {
-    return magnitude ? field_loss_forward<kCentral, Penalty::kMagnitude>(dvf, call)
-                     : field_loss_forward<kCentral, Penalty::kSquare>(dvf, call);
-  }
-  return magnitude ? field_loss_forward<kForward, Penalty::kMagnitude>(dvf, call)
-                   : field_loss_forward<kForward, Penalty::kSquare>(dvf, call);
+  return dispatch_smoothness(call,
+                             [&](auto kind) { return field_loss_forward<decltype(kind)::template Loss>(dvf, call); });
 }
 
 Tensor smoothness_backward(const Tensor& grad_output, const Tensor& dvf, bool magnitude, bool central,
                            std::vector<double> scales, int64_t reduction) {
   const FieldLossCall call = smoothness_call(dvf, magnitude, central, scales, reduction);
-  if (central) {
-    return magnitude ? field_loss_backward<kCentral, Penalty::kMagnitude>(grad_output, dvf, call)
-                     : field_loss_backward<kCentral, Penalty::kSquare>(grad_output, dvf, call);
-  }
-  return magnitude ? field_loss_backward<kForward, Penalty::kMagnitude>(grad_output, dvf, call)
-                   : field_loss_backward<kForward, Penalty::kSquare>(grad_output, dvf, call);
+  return dispatch_smoothness(
+      call, [&](auto kind) { return field_loss_backward<decltype(kind)::template Gradient>(grad_output, dvf, call); });
 }
 
 }  // namespace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,6 +145,60 @@ def test_rows_that_begin_at_odd_addresses() -> None:
     assert_close(loss, uk.lncc_loss(*(image.double() for image in images), kernel_size=3), 1e-6)
 
 
+# ---- losses of displacement fields: columns that march through chunks of planes --------------------------------------
+
+FIELD_CALLS = {
+    **{f"{scheme}, {penalty}": (uk.gradient_smoothness_loss, {"scheme": scheme, "penalty": penalty})
+       for scheme in ("forward", "central") for penalty in ("l1", "l2")},
+    "bending": (uk.bending_energy_loss, {}),
+}  # fmt: skip
+FIELD_SHAPES = [(1, 1, 300), (1, 2, 41, 5), (1, 2, 3, 140), (1, 3, 35, 6, 7), (2, 3, 4, 17, 9), (1, 3, 3, 3, 3)]
+
+
+def _field_loss_and_gradient(
+    loss: Callable[..., torch.Tensor], field: torch.Tensor, **arguments: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    field = field.clone().requires_grad_()
+    value = loss(field, **arguments)
+    incoming = torch.arange(1, value.numel() + 1).view(value.shape).to(value.dtype) / value.numel()
+    return value.detach(), torch.autograd.grad((value * incoming).sum(), field)[0]
+
+
+@pytest.mark.parametrize("shape", FIELD_SHAPES, ids=str)
+@pytest.mark.parametrize(("loss", "arguments"), FIELD_CALLS.values(), ids=FIELD_CALLS)
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_field_in_chunks(
+    loss: Callable[..., torch.Tensor], arguments: dict[str, str], shape: tuple[int, ...], reduction: str
+) -> None:
+    field = torch.rand(shape, dtype=torch.float64)
+    with uk.use_backend("cuda"):
+        value, gradient = _field_loss_and_gradient(loss, field, reduction=reduction, **arguments)
+    with uk.use_backend("reference"):
+        expected, wanted = _field_loss_and_gradient(loss, field, reduction=reduction, **arguments)
+    assert_close(value, expected, LOSS_TOLERANCE[torch.float64])
+    assert_close(gradient, wanted, GRADIENT_TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 9), (1, 2, 9, 7), (1, 3, 5, 6, 7)], ids=str)
+@pytest.mark.parametrize("call", ["forward, l2", "central, l2", "bending"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_field_voxels_that_are_not_finite_spread_as_far_as_differences(
+    call: str, shape: tuple[int, ...], bad: float
+) -> None:
+    """Of squares: the sign of NaN is finite in the reference."""
+    loss, arguments = FIELD_CALLS[call]
+    for place in range(torch.Size(shape[2:]).numel()):
+        field = torch.rand(shape)
+        field[0, 0].view(-1)[place] = bad
+        with uk.use_backend("cuda"):
+            found = _field_loss_and_gradient(loss, field, reduction="none", **arguments)
+            of_sum = _field_loss_and_gradient(loss, field, reduction="sum", **arguments)[1]
+        with uk.use_backend("reference"):
+            expected = _field_loss_and_gradient(loss, field, reduction="none", **arguments)
+        for one, other in zip((*found, of_sum), (*expected, expected[1]), strict=True):
+            assert torch.equal(one.isfinite(), other.isfinite())
+
+
 # ---- random calls, and wrong ones ------------------------------------------------------------------------------------
 
 
@@ -218,7 +272,7 @@ def test_under_address_sanitizer() -> None:
         "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep what they allocate
     }
-    tests = "agrees or feature or chunks or odd or random or empty or strides"
+    tests = "agrees or feature or chunks or odd or random or empty or strides or finite"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=build.ROOT)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernels.triton_budgets import BUDGETS, STACK
+from kernels.budgets import STACK
+from kernels.budgets import TRITON as BUDGETS
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
@@ -31,7 +32,7 @@ def _table(*targets: str) -> list[Row]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     options = [word for target in targets for word in ("--target", target)]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.sass", "--json", *options],
+        [sys.executable, "-m", "bench.sass", "--backend", "triton", "--json", *options],
         cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,

@@ -1,10 +1,13 @@
-"""What the Triton kernels may take, measured on sm_80 and sm_90 in float32 and rounded up by 4 percent.
+"""What the kernels for GPUs may take, measured on sm_80 and sm_90 and rounded up by 4 percent and to 8 registers.
 
-By kernel and call of ``bench.sass``: instructions per voxel of the main loop, and registers per thread. 128 registers
-let four programs of four warps share a multiprocessor.
+By kernel and call of ``bench.sass``, in float32 unless the call says another dtype: instructions per voxel of the main
+loop (None where no loop is the main one), and registers per thread. 128 registers let four programs of four warps share
+a multiprocessor.
 """
 
-BUDGETS = {
+Budgets = dict[tuple[str, str], tuple[int | None, int]]
+
+TRITON: Budgets = {
     ("lncc.correlate", "window 3"): (95, 96),
     ("lncc.propagate", "window 3"): (44, 72),
     ("lncc.correlate", "window 5"): (138, 96),
@@ -68,5 +71,46 @@ BUDGETS = {
     ("dvf_supervision.write_gradients", "mean"): (67, 40),
 }
 
+CUDA: Budgets = {
+    ("lncc.march_forward", "window 3"): (109, 64),
+    ("lncc.march_backward", "window 3"): (69, 56),
+    ("lncc.march_forward", "window 5"): (147, 96),
+    ("lncc.march_backward", "window 5"): (98, 80),
+    ("lncc.march_forward", "window 7"): (175, 128),
+    ("lncc.march_backward", "window 7"): (115, 104),
+    ("lncc.march_forward", "window 9"): (220, 152),
+    ("lncc.march_backward", "window 9"): (149, 128),
+    ("lncc.march_forward", "window 11"): (263, 208),
+    ("lncc.march_backward", "window 11"): (175, 160),
+    ("lncc.march_forward", "window 13"): (291, 216),
+    ("lncc.march_backward", "window 13"): (206, 184),
+    ("lncc.march_forward", "window 15"): (397, 255),
+    ("lncc.march_backward", "window 15"): (281, 168),
+    ("lncc.march_forward", "window 7, fp16"): (201, 120),
+    ("lncc.march_backward", "window 7, fp16"): (123, 104),
+    ("lncc.march_forward", "window 7, bf16"): (201, 120),
+    ("lncc.march_backward", "window 7, bf16"): (123, 104),
+    ("lncc.march_forward", "window 7, no gradient"): (159, 128),
+    ("lncc.march_forward", "window 7, both gradients"): (186, 128),
+    ("lncc.march_backward", "window 7, both gradients"): (188, 128),
+    ("lncc.march_forward", "gaussian 7"): (321, 128),
+    ("lncc.march_backward", "gaussian 7"): (259, 96),
+    ("gradient_smoothness.sum_penalties", "forward, l2"): (21, 32),
+    ("gradient_smoothness.write_gradient", "forward, l2"): (35, 56),
+    ("gradient_smoothness.sum_penalties", "central, l1"): (30, 40),
+    ("gradient_smoothness.write_gradient", "central, l1"): (63, 56),
+    ("gradient_smoothness.sum_penalties", "forward, l2, map"): (25, 32),
+    ("gradient_smoothness.write_gradient", "forward, l2, map"): (60, 64),
+    ("bending_energy.sum_penalties", "mean"): (54, 40),
+    ("bending_energy.write_gradient", "mean"): (125, 64),
+    ("bending_energy.sum_penalties", "map"): (57, 40),
+    ("bending_energy.write_gradient", "map"): (177, 144),
+    ("dvf_mse.sum_errors", "mean"): (None, 32),
+    ("dvf_mse.write_gradients", "mean"): (None, 24),
+}
+
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 32}
-"""Bytes per thread that spill, where any do: 255 registers are all there are."""
+"""Bytes per thread that spill in Triton, where any do: 255 registers are all there are."""
+
+SHARED = 1024
+"""Bytes of shared memory per block of the CUDA C++ kernels: what sm_90 keeps for itself."""
