@@ -29,7 +29,7 @@ class Kernel:
         header: of ``csrc/cuda``.
         code: the kernel, in C++.
         threads: per block.
-        voxels: per thread and turn of the main loop; None where no loop is the main one.
+        voxels: per thread and turn of the main loop.
         turns: of a loop inside the main loop; 1 where that is unrolled.
         has_ends: whether the main loop may stand inside another, which takes the ends of a march.
         dtype: a key of ``ELEMENTS``.
@@ -40,7 +40,7 @@ class Kernel:
     header: str
     code: str
     threads: int
-    voxels: int | None
+    voxels: int
     turns: int = 1
     has_ends: bool = False
     dtype: str = "fp32"
@@ -53,10 +53,8 @@ class Kernel:
         launch = Launch(self.name, None, (1,), {}, {"num_warps": self.threads // 32})
         return Compiled(launch, target, {"cubin": _cubin(self, target)})
 
-    def per_voxel(self, found: Compiled) -> float | None:
+    def per_voxel(self, found: Compiled) -> float:
         """Instructions per voxel of a turn of the main loop."""
-        if self.voxels is None:
-            return None
         inner, longest = len(found.inner_loop), len(found.main_loop)
         if self.has_ends:
             return (inner or longest) / self.voxels
@@ -137,7 +135,7 @@ def kernels() -> Iterator[Kernel]:
     yield from _smoothness("forward, l2, map", central=False, penalty="kSquare", has_map=True)
     yield from _bending("mean", has_map=False)
     yield from _bending("map", has_map=True)
-    yield Kernel("dvf_mse.sum_errors", "mean", "dvf_mse.cuh", "sum_errors<float>", threads=256, voxels=None)
+    yield Kernel("dvf_mse.sum_errors", "mean", "dvf_mse.cuh", "sum_errors<float>", threads=256, voxels=4)
     yield Kernel(
-        "dvf_mse.write_gradients", "mean", "dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=None
+        "dvf_mse.write_gradients", "mean", "dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=4
     )

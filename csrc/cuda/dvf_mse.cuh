@@ -4,6 +4,8 @@
 // forward would write and backward would scale, and takes no memory.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/elements.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/reduction.cuh"
@@ -12,8 +14,8 @@ namespace usreg {
 namespace cuda {
 
 constexpr int kErrorThreads = 256;
-constexpr int kErrorsPerThread = 8;
-constexpr int64_t kErrorBlock = kErrorThreads * kErrorsPerThread;
+constexpr int kErrorsAtOnce = 4;  // that a thread loads before it uses the first
+constexpr int64_t kErrorBlock = kErrorThreads * kErrorsAtOnce * 2;
 
 // Two fields, cut into rows that a mask's rows fit: the whole field, or, where all channels share a mask of one
 // channel, a channel's voxels. R is Real<T>.
@@ -29,22 +31,51 @@ struct DvfPair {
   __host__ __device__ int64_t blocks() const { return rows * blocks_per_row(); }
 };
 
-// Calls function(voxel, error, weight) for each of this thread's voxels.
+// Errors of voxels that lie kErrorThreads apart, and their weights; mask may be null.
+template <int kVoxels, class T>
+struct Errors {
+  using R = Real<T>;
+  static constexpr int kCount = kVoxels;
+  R error[kCount], weight[kCount];
+
+  __device__ Errors(const T* pred, const T* gt, const R* mask) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      error[i] = widen(pred[i * kErrorThreads]) - widen(gt[i * kErrorThreads]);
+      weight[i] = 1;
+    }
+    if (mask == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) weight[i] = mask[i * kErrorThreads];
+  }
+};
+
+// Calls function(voxel, errors) for this thread's voxels, from `voxel` of the fields on as many as there are errors.
 template <class T, class Function>
-__device__ void for_each_error(const DvfPair<T>& fields, const Function& function) {
+__device__ void for_each_errors(const DvfPair<T>& fields, const Function& function) {
   using R = Real<T>;
   const auto per_row = static_cast<unsigned>(fields.blocks_per_row());  // grids fit 32 bits, and division is quicker
-  const int64_t row = blockIdx.x / per_row;
-  const int64_t start = blockIdx.x % per_row * kErrorBlock + threadIdx.x;
-  const R* const mask = fields.mask == nullptr ? nullptr : fields.mask + row / fields.rows_per_mask * fields.size;
+  const int64_t row = blockIdx.x / per_row, block = blockIdx.x % per_row * kErrorBlock;
+  const int64_t first = row * fields.size, mask_first = row / fields.rows_per_mask * fields.size;
+  const int64_t end = block + kErrorBlock < fields.size ? block + kErrorBlock : fields.size;
+  int64_t place = block + threadIdx.x;
+  const auto take = [&](auto count) {
+    const int64_t voxel = first + place;
+    const R* const mask = fields.mask == nullptr ? nullptr : fields.mask + mask_first + place;
+    function(voxel, Errors<decltype(count)::value, T>(fields.pred + voxel, fields.gt + voxel, mask));
+    place += decltype(count)::value * kErrorThreads;
+  };
+#pragma unroll 1
+  while (place + (kErrorsAtOnce - 1) * kErrorThreads < end) take(std::integral_constant<int, kErrorsAtOnce>());
+#pragma unroll 1
+  while (place < end) take(std::integral_constant<int, 1>());
+}
+
+// Writes values of voxels that lie kErrorThreads apart.
+template <class T, class R, int kCount>
+__device__ void write_apart(T* target, const R (&values)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kErrorsPerThread; ++i) {
-    const int64_t place = start + i * kErrorThreads;
-    if (place >= fields.size) break;
-    const int64_t voxel = row * fields.size + place;
-    const R weight = mask == nullptr ? R(1) : mask[place];
-    function(voxel, widen(fields.pred[voxel]) - widen(fields.gt[voxel]), weight);
-  }
+  for (int i = 0; i < kCount; ++i) target[i * kErrorThreads] = narrow<T>(values[i]);
 }
 
 // loss_map: null, or (rows, size), to which the weighted squared errors go. Else their sum and the mask's go to
@@ -54,11 +85,14 @@ __global__ void __launch_bounds__(kErrorThreads)
     sum_errors(DvfPair<T> fields, Real<T>* loss_map, Real<T>* partials, Real<T>* weights) {
   using R = Real<T>;
   R total = 0, total_weight = 0;
-  for_each_error(fields, [&](int64_t voxel, R error, R weight) {
-    const R value = error * error * weight;
-    if (loss_map != nullptr) loss_map[voxel] = value;
-    total += value;
-    total_weight += weight;
+  for_each_errors(fields, [&](int64_t voxel, auto errors) {
+#pragma unroll
+    for (int i = 0; i < errors.kCount; ++i) {
+      errors.error[i] = errors.error[i] * errors.error[i] * errors.weight[i];
+      total += errors.error[i];
+      total_weight += errors.weight[i];
+    }
+    if (loss_map != nullptr) write_apart(loss_map + voxel, errors.error);
   });
   if (loss_map != nullptr) return;
   total = block_sum(total);
@@ -76,11 +110,19 @@ __global__ void __launch_bounds__(kErrorThreads)
                           T* gt_grad) {
   using R = Real<T>;
   const R scale = has_map ? R(2) : static_cast<R>(2 * static_cast<double>(*grad) / *divisor);
-  for_each_error(fields, [&](int64_t voxel, R error, R weight) {
-    R gradient = scale * error * weight;
-    if (has_map) gradient *= grad[voxel];
-    if (pred_grad != nullptr) pred_grad[voxel] = narrow<T>(gradient);
-    if (gt_grad != nullptr) gt_grad[voxel] = narrow<T>(-gradient);
+  for_each_errors(fields, [&](int64_t voxel, auto errors) {
+    auto& gradients = errors.error;
+#pragma unroll
+    for (int i = 0; i < errors.kCount; ++i) gradients[i] *= scale * errors.weight[i];
+    if (has_map) {
+#pragma unroll
+      for (int i = 0; i < errors.kCount; ++i) gradients[i] *= grad[voxel + i * kErrorThreads];
+    }
+    if (pred_grad != nullptr) write_apart(pred_grad + voxel, gradients);
+    if (gt_grad == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < errors.kCount; ++i) gradients[i] = -gradients[i];
+    write_apart(gt_grad + voxel, gradients);
   });
 }
 
