@@ -1,8 +1,7 @@
 """What the kernels for GPUs may take, measured on sm_80 and sm_90 and rounded up by 4 percent and to 8 registers.
 
 By kernel and call of ``bench.sass``, in float32 unless the call says another dtype: instructions per voxel of the main
-loop, and registers per thread. 128 registers let four programs of four warps share
-a multiprocessor.
+loop, and registers per thread. 128 registers let four programs of four warps share a multiprocessor.
 """
 
 Budgets = dict[tuple[str, str], tuple[int, int]]
