@@ -15,7 +15,7 @@ import usreg_kernels as uk
 from bench.cases import FUNCTIONS, Case, Loss, make_inputs
 from bench.contenders import REFERENCE, Absent, Contender
 from bench.memory import peak_extra_bytes
-from bench.timing import Run, Times, interleave
+from bench.timing import Run, Times, interleave, turn_length
 
 CACHE_BYTES = 128 * 2**20
 """Input sets hold this many bytes together, above the last-level cache of CPUs and GPUs, so that none flatters."""
@@ -42,7 +42,7 @@ class Plan:
     Attributes:
         device: ``"cpu"`` or ``"cuda"``.
         rounds: turns of each contender.
-        seconds_per_turn: a faster contender runs again in its turn.
+        seconds_per_turn: of the runs that count; a faster contender runs again in its turn.
         patience: a contender whose single run takes, or is expected to take, more seconds than this is left out,
             unless it is the standard.
         budget: seconds for all turns of one contender, which take part in fewer rounds (but three) to keep it.
@@ -50,7 +50,7 @@ class Plan:
 
     device: str = "cpu"
     rounds: int = 7
-    seconds_per_turn: float = 0.1
+    seconds_per_turn: float = 0.06
     patience: float = 3.0
     budget: float = 3.0
 
@@ -155,8 +155,8 @@ def compare(case: Case, contenders: Sequence[Contender], plan: Plan, session: Se
                 raise WrongResult(f"{name} is wrong for {case.op} {case.name}: {trial.error}")
             checked[name] = trial.error, exact, trial.peak_extra_bytes
             runs[name] = run
-            seconds = max(trial.seconds, plan.seconds_per_turn)
-            turns[name] = min(plan.rounds, max(FEWEST_TURNS, int(plan.budget / seconds)))
+            length = turn_length(trial.seconds, plan.seconds_per_turn)
+            turns[name] = min(plan.rounds, max(FEWEST_TURNS, int(plan.budget / length)))
         if runs:
             stream = _streaming(case, plan.device)
             times = interleave(
