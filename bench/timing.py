@@ -16,6 +16,9 @@ Run = Callable[[], object]
 RUNS_PER_TURN = 200
 """The most runs of one contender that count in one turn: results stay small, however fast it is."""
 
+FEWEST_UNCOUNTED = 2
+"""Runs at the beginning of a turn that do not count: one for each set of large inputs, whose gradients lie apart."""
+
 LONG_RUN = 5.0
 """A run that takes this many times a turn is a turn by itself: what the contender before left behind is lost in it."""
 
@@ -59,14 +62,16 @@ def interleave(
 ) -> dict[str, Times]:
     """Time each contender in turn.
 
-    A turn begins with runs that do not count, at least one and for half of ``seconds_per_turn``: they find the caches
-    and the free memory as the contender before left them, and may take many times as long as the next.
+    A turn begins with runs that do not count, :data:`FEWEST_UNCOUNTED` or more and for half of ``seconds_per_turn``:
+    they find the caches and the free memory as the contender before left them, and may take many times as long as the
+    next.
 
     Args:
         contenders: what to run, by name.
         rounds: turns of each; with a number per name, a slow contender takes part in the first rounds alone.
         seconds_per_turn: a contender that is done sooner runs again in its turn, so that fast ones have many samples.
-            A run of more than :data:`LONG_RUN` times this, as any is with 0, is the only one of its turn, and counts.
+            If even its fastest run takes :data:`LONG_RUN` times as long, as any does with 0, its turn is one run, which
+            counts.
         device: ``"cuda"`` times with events, and waits for the device after each turn.
         warm_up: run each once before, which does not count.
     """
@@ -88,19 +93,21 @@ def turn_length(run_seconds: float, seconds_per_turn: float) -> float:
     """Seconds that a turn takes of a contender whose runs take ``run_seconds``."""
     if run_seconds >= LONG_RUN * seconds_per_turn:
         return run_seconds
-    return max(run_seconds, seconds_per_turn / 2) + max(run_seconds, seconds_per_turn)
+    return max(FEWEST_UNCOUNTED * run_seconds, seconds_per_turn / 2) + max(run_seconds, seconds_per_turn)
 
 
 def _turn_on_cpu(run: Run, seconds: float, times: Times) -> None:
     start, cpu = time.perf_counter(), time.process_time()
     run()
     first = time.perf_counter() - start
-    if first >= LONG_RUN * seconds:
+    if min([first, *times.wall]) >= LONG_RUN * seconds:
         times.wall.append(first)
         times.cpu += time.process_time() - cpu
         return
-    while time.perf_counter() < start + seconds / 2:
+    uncounted = 1
+    while uncounted < FEWEST_UNCOUNTED or time.perf_counter() < start + seconds / 2:
         run()
+        uncounted += 1
     cpu = time.process_time()
     start = now = time.perf_counter()
     for _ in range(RUNS_PER_TURN):
@@ -120,11 +127,13 @@ def _turn_on_gpu(run: Run, seconds: float, times: Times) -> None:
     cpu = time.process_time() - cpu
     torch.cuda.synchronize()
     last = time.perf_counter() - start
-    if last < LONG_RUN * seconds:
-        while (before := time.perf_counter()) < start + seconds / 2:
+    if min([last, *times.wall]) < LONG_RUN * seconds:
+        uncounted = 1
+        while (before := time.perf_counter()) < start + seconds / 2 or uncounted < FEWEST_UNCOUNTED:
             run()
             torch.cuda.synchronize()
             last = time.perf_counter() - before
+            uncounted += 1
         cpu = time.process_time()
         events = [_between_events(run) for _ in range(min(RUNS_PER_TURN, max(1, int(seconds / last))))]
         cpu = time.process_time() - cpu
