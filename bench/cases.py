@@ -18,10 +18,11 @@ FUNCTIONS: dict[str, Loss] = {
     "gradient_smoothness": uk.gradient_smoothness_loss,
     "bending_energy": uk.bending_energy_loss,
     "dvf_mse": uk.dvf_mse_loss,
+    "dvf_supervision": uk.dvf_supervision_loss,
 }
 """By op; the number of tensors that each takes is in :data:`INPUTS`."""
 
-INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2}
+INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2, "dvf_supervision": 2}
 
 IMAGES: dict[str, tuple[int, ...]] = {
     "tiny": (1, 1, 20, 24, 28),

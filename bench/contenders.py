@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import usreg_kernels as uk
 from bench.cases import FUNCTIONS, Case, Loss
-from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc
+from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc, supervision
 from usreg_kernels.dispatch import machine_reasons
 
 REFERENCE = "USReg reference"
@@ -105,11 +105,17 @@ def _dvf_mse() -> list[Contender]:
     return [plain, compiled(plain)]
 
 
+def _dvf_supervision() -> list[Contender]:
+    plain = Contender("PyTorch mse_loss and differences", lambda case: supervision())
+    return [plain, compiled(plain), Contender("MONAI", _monai_supervision, standard=True)]
+
+
 _OTHERS: dict[str, Callable[[], list[Contender]]] = {
     "lncc": _lncc,
     "gradient_smoothness": _smoothness,
     "bending_energy": _bending_energy,
     "dvf_mse": _dvf_mse,
+    "dvf_supervision": _dvf_supervision,
 }
 
 
@@ -133,6 +139,10 @@ def _monai_diffusion(case: Case) -> Loss:
     if case.scheme != "central":
         raise Absent("MONAI's DiffusionLoss takes central differences alone")
     return _module("monai.losses").DiffusionLoss()
+
+
+def _monai_supervision(case: Case) -> Loss:
+    raise Absent("MONAI's DiffusionLoss takes central differences, and this loss takes forward ones")
 
 
 def _differences(case: Case) -> Loss:

@@ -11,6 +11,7 @@ TITLES = {
     "gradient_smoothness": "Gradient smoothness",
     "bending_energy": "Bending energy",
     "dvf_mse": "DVF MSE",
+    "dvf_supervision": "DVF supervision",
 }
 
 SUMMARY_WINDOWS = (3, 9)

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import usreg_kernels as uk
-from bench import accuracy, plain, report, timing
-from bench.cases import Case, cases
+from bench import accuracy, plain, report, tables, timing
+from bench.cases import FUNCTIONS, INPUTS, Case, cases
 from bench.comparison import describe
 from bench.contenders import Absent, Contender
 from bench.measure import Measured, Plan, Session, WrongResult, compare
@@ -182,7 +182,19 @@ def test_the_plain_differences_are_the_smoothness(scheme: str) -> None:
     torch.testing.assert_close(plain.finite_differences(central=scheme == "central")(dvf), expected)
 
 
-@pytest.mark.parametrize("op", ["lncc", "gradient_smoothness", "bending_energy", "dvf_mse"])
+def test_the_plain_supervision_is_ours() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, gt = (torch.rand(2, 3, 5, 6, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    torch.testing.assert_close(plain.supervision()(pred, gt), uk.dvf_supervision_loss(pred, gt))
+
+
+def test_every_loss_of_ours_is_measured_and_has_a_table() -> None:
+    ops = {name.removesuffix("_loss") for name in uk.__all__ if name.endswith("_loss")}
+    assert set(FUNCTIONS) == set(INPUTS) == set(tables.TITLES) == ops
+    assert {f"test_bench_{op}.py" for op in ops} <= {file.name for file in (ROOT / "bench").glob("test_bench_*.py")}
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
 def test_the_full_run_holds_the_short_one(op: str) -> None:
     short, full = cases(op), cases(op, full=True)
     assert set(short) < set(full)
