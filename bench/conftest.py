@@ -12,11 +12,14 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is installed
 
 from bench.cases import IMAGES, Case, cases
-from bench.contenders import Contender, contenders
+from bench.contenders import Contender, absent, contenders
 from bench.measure import Measured, Plan, Session, WrongResult, compare
 from bench.recording import CLOCK, processor, record
 
 Outcomes = dict[str, "Measured | str"]
+
+ABSENT = pytest.StashKey[list[dict[str, Any]]]()
+"""Who did not take part in a comparison that ran: what identifies the measurement, and ``reason``."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -109,6 +112,7 @@ def show_speed(
                 compared[case] = compare(case, _contenders(pytestconfig, case), plan, session)
             except WrongResult as wrong:
                 compared[case] = wrong
+            pytestconfig.stash.setdefault(ABSENT, []).extend(_absent(case, compared[case], plan))
         outcomes = compared[case]
         if isinstance(outcomes, WrongResult):
             pytest.fail(f"no speeds are shown: {outcomes}")
@@ -123,16 +127,8 @@ def show_speed(
 def _extra(case: Case, contender: Contender, measured: Measured, plan: Plan) -> dict[str, Any]:
     rate = case.least_bytes / measured.times.median
     return {
-        "kind": "loss",
-        "op": case.op,
-        "contender": contender.name,
+        **_identity(case, contender.name, plan),
         "ours": contender.ours,
-        "pass": case.passes,
-        "shape": list(case.shape),
-        "dtype": case.dtype_name,
-        "window": case.window,
-        "scheme": case.scheme,
-        "device": plan.device,
         "loss_error": measured.error.loss,
         "gradient_error": measured.error.gradient,
         "exact": measured.exact,
@@ -142,6 +138,28 @@ def _extra(case: Case, contender: Contender, measured: Measured, plan: Plan) -> 
         "bytes_per_second": rate,
         "streaming_bytes_per_second": measured.streaming_bytes_per_second,
         "streaming_fraction": rate / measured.streaming_bytes_per_second,
+    }
+
+
+def _absent(case: Case, outcomes: Outcomes | WrongResult, plan: Plan) -> list[dict[str, Any]]:
+    if isinstance(outcomes, WrongResult):
+        return [{**_identity(case, "everybody", plan), "reason": str(outcomes)}]
+    reasons = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
+    return [{**_identity(case, name, plan), "reason": reason} for name, reason in reasons.items()]
+
+
+def _identity(case: Case, contender: str, plan: Plan) -> dict[str, Any]:
+    """The values of ``results.IDENTITY``."""
+    return {
+        "kind": "loss",
+        "op": case.op,
+        "contender": contender,
+        "pass": case.passes,
+        "shape": list(case.shape),
+        "dtype": case.dtype_name,
+        "window": case.window,
+        "scheme": case.scheme,
+        "device": plan.device,
     }
 
 
@@ -162,14 +180,21 @@ def _chosen(config: pytest.Config) -> list[str]:
 
 def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
     """Those that were chosen; compilation takes much of the short run, which spends it on the usual cases alone."""
-    compiling = case.is_training or config.getoption("bench_full")
     words = [word.strip().lower() for word in (config.getoption("bench_contenders") or "").split(",")]
     chosen = [c for c in contenders(case.op) if c.ours or any(word in c.name.lower() for word in words)]
-    return [c for c in chosen if c.ours or compiling or not c.compiles]
+    if case.is_training or config.getoption("bench_full"):
+        return chosen
+    return [
+        absent(c, "compiled for forward+backward in float32 alone; for all with --bench-full")
+        if c.compiles and not c.ours
+        else c
+        for c in chosen
+    ]
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """A test's parameters are objects, which JSON cannot hold; ``extra_info`` says what they are."""
+    """Adds who was absent. A test's parameters are objects, which JSON cannot hold; ``extra_info`` has their values."""
+    output_json["absent"] = config.stash.get(ABSENT, [])
     for entry in output_json["benchmarks"]:
         del entry["params"], entry["param"]
 

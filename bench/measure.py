@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -13,7 +11,7 @@ import torch
 
 import usreg_kernels as uk
 from bench.cases import FUNCTIONS, Case, Loss, make_inputs
-from bench.contenders import REFERENCE, Absent, Contender
+from bench.contenders import REFERENCE, Absent, Contender, third_party_warnings_ignored
 from bench.memory import peak_extra_bytes
 from bench.timing import Run, Times, interleave, turn_length
 
@@ -258,11 +256,3 @@ def _streamed_bytes(case: Case) -> int:
 
 def _first_line(failure: Exception) -> str:
     return (str(failure).splitlines() or [""])[0]
-
-
-@contextmanager
-def third_party_warnings_ignored() -> Iterator[None]:
-    """What contenders warn about is not ours to put right."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

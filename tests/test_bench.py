@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import usreg_kernels as uk
-from bench import accuracy, plain, report, tables, timing
+from bench import accuracy, contenders, plain, report, tables, timing
 from bench.cases import FUNCTIONS, INPUTS, Case, cases
 from bench.comparison import describe
 from bench.contenders import Absent, Contender
@@ -40,8 +40,8 @@ def _compare(*contenders: Contender, plan: Plan = PLAN, session: Session | None 
 
 def test_contenders_take_turns() -> None:
     calls: list[str] = []
-    contenders = {name: lambda name=name: calls.append(name) for name in "abc"}
-    times = interleave(contenders, {"a": 3, "b": 3, "c": 1})
+    runs = {name: lambda name=name: calls.append(name) for name in "abc"}
+    times = interleave(runs, {"a": 3, "b": 3, "c": 1})
     assert "".join(calls) == "abc" + "abc" + "ab" + "ab"  # the first turn does not count
     assert {name: len(found.wall) for name, found in times.items()} == {"a": 3, "b": 3, "c": 1}
 
@@ -194,6 +194,53 @@ def test_every_loss_of_ours_is_measured_and_has_a_table() -> None:
     assert {f"test_bench_{op}.py" for op in ops} <= {file.name for file in (ROOT / "bench").glob("test_bench_*.py")}
 
 
+CASE_OF_LNCC = Case("lncc", (1, 1, 20, 24, 28), window=5)
+PACKAGES = {
+    "neurite.nn.modules": ("VoxelMorph (neurite)", "VoxelMorph's formula, conv"),
+    "fireants.losses.cc": ("FireANTs (not fused)", "FireANTs' formula, separable conv"),
+}
+
+
+@pytest.mark.parametrize("module", PACKAGES)
+def test_a_formula_stands_in_for_a_package_that_is_not_there(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, formula = PACKAGES[module]
+    monkeypatch.setitem(sys.modules, module, None)  # makes its import fail
+    failure = contenders._import_failure.__wrapped__
+    monkeypatch.setattr(contenders, "_import_failure", failure)  # without what it found out before
+    taking_part = [c for c in contenders.contenders("lncc") if c.name in (own, formula)]
+    found = compare(CASE_OF_LNCC, taking_part, PLAN, Session())
+    assert str(found[own]).startswith(f"{module} cannot be imported")
+    assert str(found[own]).endswith("(`make contenders`)")
+    measured = found[formula]
+    assert isinstance(measured, Measured)
+    assert measured.exact
+
+
+@pytest.mark.parametrize("module", PACKAGES)
+def test_a_package_computes_our_loss(module: str) -> None:
+    try:
+        with contenders.third_party_warnings_ignored():
+            __import__(module)
+    except ImportError as error:
+        pytest.skip(f"{error} (`make contenders`)")
+    own, formula = PACKAGES[module]
+    by_name = {c.name: c for c in contenders.contenders("lncc")}
+    assert formula not in by_name
+    measured = compare(CASE_OF_LNCC, [by_name[own]], PLAN, Session())[own]
+    assert isinstance(measured, Measured), measured
+    assert measured.exact
+
+
+def test_no_contender_can_change_torch() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    installed = re.findall(r"^(?:GPU_)?CONTENDERS := .*", makefile, re.MULTILINE)
+    assert len(installed) == 2
+    assert not any("torch" in line for line in installed)
+    commands = [line for line in makefile.splitlines() if "pip install" in line and "CONTENDERS)" in line]
+    assert len(commands) == 2
+    assert all("--no-deps" in line for line in commands)
+
+
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_the_full_run_holds_the_short_one(op: str) -> None:
     short, full = cases(op), cases(op, full=True)
@@ -225,7 +272,13 @@ def content() -> dict[str, Any]:
         for name, factor in (("USReg cpu", 1), ("MONAI", 20))
     ]
     benchmarks.append(_benchmark("PyTorch avg_pool", 0.005, exact=False, loss_error=0.3, gradient_error=0.5))
-    return {"datetime": "2026-01-02T03:04:05+00:00", "benchmarks": benchmarks}
+    info = _benchmark("", 1.0)["extra_info"]
+    absent = [
+        info | {"contender": "USReg triton", "reason": "no GPU"},
+        info | {"contender": "USReg triton", "reason": "no GPU", "shape": [1, 1, 10, 10, 100]},
+        info | {"contender": "MONAI, compiled", "reason": "12 s a run", "shape": [1, 1, 10, 10, 100]},
+    ]
+    return {"datetime": "2026-01-02T03:04:05+00:00", "benchmarks": benchmarks, "absent": absent}
 
 
 def _write(path: Path, content: dict[str, Any]) -> Path:
@@ -243,6 +296,10 @@ def test_report_of_a_run(
     assert "| LNCC, window 9 | 1 x 1 x 10 x 10 x 10 | 1 ms ± 2% | 20 x |" in printed
     assert "5 x (inexact: **3e-01, 5e-01**)" in printed
     assert "Some CPU (avx2, 2 threads), 2026-01-02, revision abc, torch 2.13.0" in printed
+    assert (
+        "- USReg triton: no GPU\n- MONAI, compiled: 12 s a run (1 x 1 x 10 x 10 x 100, forward+backward, f" in printed
+    )
+    assert "### DVF MSE" not in printed
     pictures = sorted(file.name for file in tmp_path.glob("*.png"))
     assert pictures == [f"bench-cpu-{name}.png" for name in ("accuracy", "memory", "speed", "windows")]
 
@@ -310,4 +367,12 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
         assert entry["exact"]
         assert entry["voxels_per_second"] == pytest.approx(entry["voxels"] / entry.seconds)
         assert {"processor", "threads", "versions", "revision", "peak_extra_bytes", "cpu_seconds"} <= set(entry.info)
-    assert [entry["contender"] for entry in load(file).entries][-1] == "USReg reference"
+    results = load(file)
+    assert [entry["contender"] for entry in results.entries][-1] == "USReg reference"
+    took_part = {(entry.case, entry["contender"]) for entry in results.entries}
+    absent = {(entry.case, entry["contender"]): entry["reason"] for entry in results.absent}
+    assert not took_part & set(absent)
+    assert {name for _, name in took_part | set(absent)} == {
+        f"USReg {b}" for b in ("cpu", "triton", "cuda", "reference")
+    }
+    assert all(absent.values())
