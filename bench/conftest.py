@@ -24,7 +24,9 @@ ABSENT = pytest.StashKey[list[dict[str, Any]]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench", "registration losses")
-    group.addoption("--bench-full", action="store_true", help="every combination, however slow (hours on a CPU)")
+    group.addoption(
+        "--bench-full", action="store_true", help="every combination of the shapes, however slow (hours on a CPU)"
+    )
     group.addoption(
         "--bench-shapes", metavar="NAMES", help=f"shapes instead of the device's usual ones, of {', '.join(IMAGES)}"
     )
@@ -69,10 +71,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def chosen_shapes(pytestconfig: pytest.Config) -> list[str]:
-    """The names that ``--bench-shapes`` holds, or, with ``--bench-full``, all but the trial's."""
-    if pytestconfig.getoption("bench_full"):
-        return [name for name in IMAGES if name != "tiny"]
-    return _chosen(pytestconfig)
+    """What end-to-end tests and variants choose by; empty: the usual ones."""
+    return shapes(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +161,12 @@ def _identity(case: Case, contender: str, plan: Plan) -> dict[str, Any]:
         "scheme": case.scheme,
         "device": plan.device,
     }
+
+
+def shapes(config: pytest.Config) -> list[str]:
+    """The names that ``--bench-shapes`` holds; with ``--bench-full`` all but the trial's where it is not given."""
+    chosen = _chosen(config)
+    return chosen or [name for name in IMAGES if name != "tiny" and config.getoption("bench_full")]
 
 
 def _device(config: pytest.Config) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import subprocess
@@ -17,9 +18,10 @@ import pytest
 import torch
 
 import usreg_kernels as uk
-from bench import accuracy, contenders, plain, report, tables, timing
-from bench.cases import FUNCTIONS, INPUTS, Case, cases
+from bench import accuracy, contenders, plain, report, tables, test_bench_end_to_end, timing
+from bench.cases import ALL_WINDOWS, FUNCTIONS, IMAGES, INPUTS, Case, cases
 from bench.comparison import describe
+from bench.conftest import shapes
 from bench.contenders import Absent, Contender
 from bench.measure import Measured, Plan, Session, WrongResult, compare
 from bench.results import load
@@ -245,6 +247,13 @@ def test_no_contender_can_change_torch() -> None:
 def test_the_full_run_holds_the_short_one(op: str) -> None:
     short, full = cases(op), cases(op, full=True)
     assert set(short) < set(full)
+    sizes = {case.shape for case in full}
+    dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    varieties = {(case.window, case.scheme) for case in full}
+    assert len(varieties) == {"lncc": len(ALL_WINDOWS), "gradient_smoothness": 2}.get(op, 1)
+    assert {(case.shape, case.dtype, case.backward, (case.window, case.scheme)) for case in full} == set(
+        itertools.product(sizes, dtypes, (False, True), varieties)
+    )
     assert len({case.name for case in full}) == len(full)
     assert [case.voxels for case in full] == sorted(case.voxels for case in full)
 
@@ -349,6 +358,31 @@ def test_a_slower_machine_is_no_slower_code(content: dict[str, Any], tmp_path: P
 def test_a_file_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no result"):
         load(_write(tmp_path / "empty.json", {"datetime": "2026-01-02", "benchmarks": []}))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], []),  # the usual ones
+        (["--bench-shapes=tiny,96"], ["tiny", "96"]),
+        (["--bench-full"], ["64", "96", "128", "brain", "2d", "wide"]),
+        (["--bench-full", "--bench-shapes=tiny"], ["tiny"]),
+    ],
+)
+def test_shapes_that_are_chosen_hold_for_the_full_run_too(options: list[str], expected: list[str]) -> None:
+    given = {option.partition("=")[0]: option.partition("=")[2] or True for option in options}
+
+    class Config:
+        def getoption(self, name: str) -> Any:
+            return given.get("--" + name.replace("_", "-"))
+
+    assert shapes(Config()) == expected
+
+
+def test_registrations_of_both_sizes_run_where_no_shapes_are_chosen() -> None:
+    sizes = [size for size in test_bench_end_to_end.REGISTRATIONS if test_bench_end_to_end.is_chosen(size, [])]
+    assert [IMAGES[size][2:] for size in sizes] == [(96, 96, 96), (160, 192, 224)]
+    assert not test_bench_end_to_end.is_chosen("brain", ["tiny"])
 
 
 @pytest.mark.slow
