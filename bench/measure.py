@@ -24,6 +24,9 @@ FEWEST_TURNS = 3
 LEAST_SECONDS = 0.1
 """A shorter run is mostly overhead: it says nothing about larger volumes."""
 
+LONG_TRIAL = 1.0
+"""Seconds of a first run that need no second one: what is prepared at first is lost in them."""
+
 LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Relative errors above which a result counts as inexact; a gradient is rounded to its input's dtype."""
@@ -48,9 +51,9 @@ class Plan:
 
     device: str = "cpu"
     rounds: int = 7
-    seconds_per_turn: float = 0.06
+    seconds_per_turn: float = 0.05
     patience: float = 3.0
-    budget: float = 3.0
+    budget: float = 2.5
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def _try(
     plan: Plan,
     session: Session,
 ) -> tuple[Run, _Trial]:
-    """A contender's run over all input sets in turn, and what two runs showed; Absent where it cannot or may not."""
+    """A contender's run over all input sets in turn, and what one or two showed; Absent where it cannot or may not."""
     expected = session.expect(case, contender.name)
     patience = float("inf") if contender.standard else plan.patience
     if expected > patience:
@@ -182,10 +185,10 @@ def _try(
     try:
         loss = contender.build(case)
         run = step(loss, *sets[0])
-        value, seconds = _timed(run, plan.device)
-        error = _error(value, sets[0][0].grad, oracle)
-        peak = None
-        if contender.compiles or seconds <= patience:
+        values: list[torch.Tensor] = []
+        peak, seconds = peak_extra_bytes(lambda: values.append(run()), plan.device)
+        error = _error(values.pop(), sets[0][0].grad, oracle)
+        if contender.compiles or seconds < LONG_TRIAL:
             sets[0][0].grad = None  # else the memory of the next gradient would not count as new
             peak, seconds = peak_extra_bytes(run, plan.device)
     except Absent:
@@ -227,14 +230,6 @@ def _error(
     if wanted is None or gradient is None:
         return Error(loss, None if wanted is None else float("inf"))
     return Error(loss, ((gradient.double() - wanted).norm() / wanted.norm()).item())
-
-
-def _timed(run: Callable[[], torch.Tensor], device: str) -> tuple[torch.Tensor, float]:
-    start = time.perf_counter()
-    value = run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return value, time.perf_counter() - start
 
 
 def _streaming(case: Case, device: str) -> Run:
