@@ -77,6 +77,17 @@ def test_publishing_replaces_what_lies_between_the_markers() -> None:
     assert report.fill(filled, {"summary-cpu": "new"}) == filled
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_on_each_device_has_its_place_in_the_pages(device: str, content: dict[str, Any], tmp_path: Path) -> None:
+    for entry in content["benchmarks"]:
+        entry["extra_info"] |= {"device": device, "gpu": "Some GPU" if device == "cuda" else None}
+    results = load(_write(tmp_path / "run.json", content))
+    for page, names in zip(report.PAGES, (["summary"], ["pictures", "tables"]), strict=True):
+        contents = {name: f"new {name}" for name in report.blocks(results, page)}
+        filled = report.fill(page.read_text(), contents)
+        assert all(f"\nnew {name}-{device}\n" in filled for name in names)
+
+
 @pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
 def test_published_tables_are_those_of_committed_results(page: Path) -> None:
     text = page.read_text()
