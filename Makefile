@@ -17,10 +17,16 @@ export USREG_BUILD_CPU
 
 RESULT ?= bench/results/latest.json
 
+# What the benchmark compares with beside MONAI, and what that imports: installed without any other dependency, as none
+# of them may choose a torch.
+CONTENDERS := neurite==0.3.4 six==1.17.0 fireants==1.5.0
+# This one is compiled at its installation, for GPUs.
+GPU_CONTENDERS := $(if $(and $(shell command -v nvidia-smi),$(shell command -v nvcc)),fused-lncc==0.1.0)
+
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types sanitize bench sdist wheel clean help
+.PHONY: train test setup lint format types sanitize contenders bench sdist wheel clean help
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
@@ -58,7 +64,14 @@ sanitize: setup ## kernel tests under the sanitizers of addresses, undefined beh
 	tools/sanitize.sh address
 	tools/sanitize.sh thread
 
-bench: setup ## our losses against everything that you would pick instead: tables, pictures, or what got slower
+contenders: setup $(VENV)/.contenders ## the packages that the benchmark compares with, into .venv
+
+$(VENV)/.contenders: Makefile | $(VENV)/.installed
+	@if $(BIN)/python -m pip install --quiet --no-deps $(CONTENDERS) && { test -z "$(GPU_CONTENDERS)" || \
+	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(GPU_CONTENDERS); }; then touch $@; \
+	else echo "Not all contenders can be installed: the benchmark says who is absent, and measures formulas instead."; fi
+
+bench: contenders ## our losses against everything that you would pick instead: tables, pictures, or what got slower
 	$(BIN)/python -m pytest bench --benchmark-only $(BENCH) --benchmark-columns=median,iqr,rounds \
 	  --benchmark-json=$(RESULT)
 	$(BIN)/python -m bench.report $(RESULT) $(if $(AGAINST),--against $(AGAINST))
@@ -74,4 +87,4 @@ clean: ## remove builds and caches (not .venv, but it is set up anew)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1 /' | awk '{n=$$1; $$1=""; printf "%-10s%s\n", n, $$0}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1 /' | awk '{n=$$1; $$1=""; printf "%-12s%s\n", n, $$0}'

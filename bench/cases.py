@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -18,10 +19,11 @@ FUNCTIONS: dict[str, Loss] = {
     "gradient_smoothness": uk.gradient_smoothness_loss,
     "bending_energy": uk.bending_energy_loss,
     "dvf_mse": uk.dvf_mse_loss,
+    "dvf_supervision": uk.dvf_supervision_loss,
 }
 """By op; the number of tensors that each takes is in :data:`INPUTS`."""
 
-INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2}
+INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2, "dvf_supervision": 2}
 
 IMAGES: dict[str, tuple[int, ...]] = {
     "tiny": (1, 1, 20, 24, 28),
@@ -45,6 +47,8 @@ ALL_WINDOWS = (3, 5, 7, 9, 11, 15)
 SCHEMES = ("forward", "central")
 DTYPES = (torch.float32, torch.bfloat16)
 ALL_DTYPES = (*DTYPES, torch.float16, torch.float64)
+PASSES = (True, False)
+"""Values of :attr:`Case.backward`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ def cases(op: str, device: str = "cpu", full: bool = False, chosen: Sequence[str
     Args:
         op: a key of :data:`FUNCTIONS`.
         device: ``"cpu"`` or ``"cuda"``.
-        full: every combination; else every shape once, and the first with each variation.
+        full: every combination of shape, dtype, window or scheme, and pass; else every shape once, and the first with
+            each variation.
         chosen: names of shapes that replace the device's.
     """
     found = _lncc_cases if op == "lncc" else _field_cases
@@ -132,14 +137,17 @@ def _lncc_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iter
     names = chosen or SHAPES[device]
     for name in names:
         base = Case(op, IMAGES[name], window=WINDOW)
-        yield base
-        if full or name == names[0]:
-            yield replace(base, backward=False)
-            yield from (replace(base, window=window) for window in (ALL_WINDOWS if full else WINDOWS))
-            yield from (replace(base, dtype=dtype) for dtype in (ALL_DTYPES if full else DTYPES))
         if full:
-            yield from (replace(base, window=window, backward=False) for window in ALL_WINDOWS)
-            yield from (replace(base, dtype=dtype, backward=False) for dtype in ALL_DTYPES)
+            yield from (
+                replace(base, window=window, dtype=dtype, backward=backward)
+                for window, dtype, backward in product(ALL_WINDOWS, ALL_DTYPES, PASSES)
+            )
+            continue
+        yield base
+        if name == names[0]:
+            yield replace(base, backward=False)
+            yield from (replace(base, window=window) for window in WINDOWS)
+            yield from (replace(base, dtype=dtype) for dtype in DTYPES)
 
 
 def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
@@ -148,7 +156,10 @@ def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Ite
         batch, _, *spatial = IMAGES[name]
         for scheme in SCHEMES if op == "gradient_smoothness" else (None,):
             base = Case(op, (batch, 3, *spatial), scheme=scheme)
+            if full:
+                combinations = product(ALL_DTYPES, PASSES)
+                yield from (replace(base, dtype=dtype, backward=backward) for dtype, backward in combinations)
+                continue
             yield base
-            if full or name == names[0]:
+            if name == names[0]:
                 yield replace(base, backward=False)
-                yield from (replace(base, dtype=dtype) for dtype in (ALL_DTYPES if full else ()))

@@ -12,16 +12,21 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is installed
 
 from bench.cases import IMAGES, Case, cases
-from bench.contenders import Contender, contenders
+from bench.contenders import Contender, absent, contenders
 from bench.measure import Measured, Plan, Session, WrongResult, compare
 from bench.recording import CLOCK, processor, record
 
 Outcomes = dict[str, "Measured | str"]
 
+ABSENT = pytest.StashKey[list[dict[str, Any]]]()
+"""Who did not take part in a comparison that ran: what identifies the measurement, and ``reason``."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench", "registration losses")
-    group.addoption("--bench-full", action="store_true", help="every combination, however slow (hours on a CPU)")
+    group.addoption(
+        "--bench-full", action="store_true", help="every combination of the shapes, however slow (hours on a CPU)"
+    )
     group.addoption(
         "--bench-shapes", metavar="NAMES", help=f"shapes instead of the device's usual ones, of {', '.join(IMAGES)}"
     )
@@ -66,10 +71,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def chosen_shapes(pytestconfig: pytest.Config) -> list[str]:
-    """The names that ``--bench-shapes`` holds, or, with ``--bench-full``, all but the trial's."""
-    if pytestconfig.getoption("bench_full"):
-        return [name for name in IMAGES if name != "tiny"]
-    return _chosen(pytestconfig)
+    """What end-to-end tests and variants choose by; empty: the usual ones."""
+    return shapes(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +112,7 @@ def show_speed(
                 compared[case] = compare(case, _contenders(pytestconfig, case), plan, session)
             except WrongResult as wrong:
                 compared[case] = wrong
+            pytestconfig.stash.setdefault(ABSENT, []).extend(_absent(case, compared[case], plan))
         outcomes = compared[case]
         if isinstance(outcomes, WrongResult):
             pytest.fail(f"no speeds are shown: {outcomes}")
@@ -123,16 +127,8 @@ def show_speed(
 def _extra(case: Case, contender: Contender, measured: Measured, plan: Plan) -> dict[str, Any]:
     rate = case.least_bytes / measured.times.median
     return {
-        "kind": "loss",
-        "op": case.op,
-        "contender": contender.name,
+        **_identity(case, contender.name, plan),
         "ours": contender.ours,
-        "pass": case.passes,
-        "shape": list(case.shape),
-        "dtype": case.dtype_name,
-        "window": case.window,
-        "scheme": case.scheme,
-        "device": plan.device,
         "loss_error": measured.error.loss,
         "gradient_error": measured.error.gradient,
         "exact": measured.exact,
@@ -143,6 +139,34 @@ def _extra(case: Case, contender: Contender, measured: Measured, plan: Plan) -> 
         "streaming_bytes_per_second": measured.streaming_bytes_per_second,
         "streaming_fraction": rate / measured.streaming_bytes_per_second,
     }
+
+
+def _absent(case: Case, outcomes: Outcomes | WrongResult, plan: Plan) -> list[dict[str, Any]]:
+    if isinstance(outcomes, WrongResult):
+        return [{**_identity(case, "everybody", plan), "reason": str(outcomes)}]
+    reasons = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
+    return [{**_identity(case, name, plan), "reason": reason} for name, reason in reasons.items()]
+
+
+def _identity(case: Case, contender: str, plan: Plan) -> dict[str, Any]:
+    """The values of ``results.IDENTITY``."""
+    return {
+        "kind": "loss",
+        "op": case.op,
+        "contender": contender,
+        "pass": case.passes,
+        "shape": list(case.shape),
+        "dtype": case.dtype_name,
+        "window": case.window,
+        "scheme": case.scheme,
+        "device": plan.device,
+    }
+
+
+def shapes(config: pytest.Config) -> list[str]:
+    """The names that ``--bench-shapes`` holds; with ``--bench-full`` all but the trial's where it is not given."""
+    chosen = _chosen(config)
+    return chosen or [name for name in IMAGES if name != "tiny" and config.getoption("bench_full")]
 
 
 def _device(config: pytest.Config) -> str:
@@ -162,14 +186,21 @@ def _chosen(config: pytest.Config) -> list[str]:
 
 def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
     """Those that were chosen; compilation takes much of the short run, which spends it on the usual cases alone."""
-    compiling = case.is_training or config.getoption("bench_full")
     words = [word.strip().lower() for word in (config.getoption("bench_contenders") or "").split(",")]
     chosen = [c for c in contenders(case.op) if c.ours or any(word in c.name.lower() for word in words)]
-    return [c for c in chosen if c.ours or compiling or not c.compiles]
+    if case.is_training or config.getoption("bench_full"):
+        return chosen
+    return [
+        absent(c, "compiled for forward+backward in float32 alone; for all with --bench-full")
+        if c.compiles and not c.ours
+        else c
+        for c in chosen
+    ]
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """A test's parameters are objects, which JSON cannot hold; ``extra_info`` says what they are."""
+    """Adds who was absent. A test's parameters are objects, which JSON cannot hold; ``extra_info`` has their values."""
+    output_json["absent"] = config.stash.get(ABSENT, [])
     for entry in output_json["benchmarks"]:
         del entry["params"], entry["param"]
 

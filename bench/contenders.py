@@ -5,10 +5,12 @@ Each contender builds its loss for a case, or raises :class:`Absent` with the re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 
 import usreg_kernels as uk
 from bench.cases import FUNCTIONS, Case, Loss
-from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc
+from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc, supervision
 from usreg_kernels.dispatch import machine_reasons
 
 REFERENCE = "USReg reference"
@@ -61,6 +63,15 @@ def compiled(contender: Contender) -> Contender:
     return Contender(f"{contender.name}, compiled", build, compiles=True)
 
 
+def absent(contender: Contender, reason: str) -> Contender:
+    """The same, kept out for a reason."""
+
+    def build(case: Case) -> Loss:
+        raise Absent(reason)
+
+    return replace(contender, build=build)
+
+
 def _backend(op: str, name: str) -> Contender:
     def build(case: Case) -> Loss:
         reason = machine_reasons(op)[name]
@@ -84,8 +95,8 @@ def _lncc() -> list[Contender]:
         compiled(monai),
         pooled,
         compiled(pooled),
-        _voxelmorph(),
-        _fireants(),
+        *_voxelmorph(),
+        *_fireants(),
         Contender("fused-lncc", _fused_lncc),
     ]
 
@@ -105,19 +116,48 @@ def _dvf_mse() -> list[Contender]:
     return [plain, compiled(plain)]
 
 
+def _dvf_supervision() -> list[Contender]:
+    plain = Contender("PyTorch mse_loss and differences", lambda case: supervision())
+    monai = Contender("MONAI", _monai_diffusion, standard=True)
+    return [
+        plain,
+        compiled(plain),
+        absent(monai, "its DiffusionLoss takes central differences, this loss forward ones"),
+    ]
+
+
 _OTHERS: dict[str, Callable[[], list[Contender]]] = {
     "lncc": _lncc,
     "gradient_smoothness": _smoothness,
     "bending_energy": _bending_energy,
     "dvf_mse": _dvf_mse,
+    "dvf_supervision": _dvf_supervision,
 }
 
 
 def _module(name: str) -> ModuleType:
+    if (reason := _import_failure(name)) is not None:
+        raise Absent(reason)
+    return import_module(name)
+
+
+@cache
+def _import_failure(name: str) -> str | None:
+    """Why a module of an optional package is not to be had, which may fail in any way while it is imported."""
     try:
-        return import_module(name)
-    except Exception as error:  # an optional package may fail in any way while it is imported
-        raise Absent(f"{name} cannot be imported: {error}") from error
+        with third_party_warnings_ignored():
+            import_module(name)
+    except Exception as error:
+        return f"{name} cannot be imported: {error}"
+    return None
+
+
+@contextmanager
+def third_party_warnings_ignored() -> Iterator[None]:
+    """What contenders warn about is not ours to put right."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _window(case: Case) -> int:
@@ -131,7 +171,7 @@ def _monai_lncc(case: Case) -> Loss:
 
 def _monai_diffusion(case: Case) -> Loss:
     if case.scheme != "central":
-        raise Absent("MONAI's DiffusionLoss takes central differences alone")
+        raise Absent("its DiffusionLoss takes central differences alone")
     return _module("monai.losses").DiffusionLoss()
 
 
@@ -139,25 +179,23 @@ def _differences(case: Case) -> Loss:
     return finite_differences(central=case.scheme == "central")
 
 
-def _voxelmorph() -> Contender:
+def _voxelmorph() -> list[Contender]:
     """VoxelMorph's own NCC, which its releases from 0.3 on take from neurite; else its published formula."""
-    if find_spec("neurite") is None:
-        return Contender("VoxelMorph's formula, conv", lambda case: conv_lncc(_window(case)))
 
     def build(case: Case) -> Loss:
         ncc = _module("neurite.nn.modules").NCC(window_size=_window(case))
         return lambda pred, target: -ncc(pred, target).squeeze()
 
-    return Contender("VoxelMorph (neurite)", build)
+    own = Contender("VoxelMorph (neurite)", build)
+    formula = Contender("VoxelMorph's formula, conv", lambda case: conv_lncc(_window(case)))
+    return _or_formula(own, "neurite.nn.modules", formula)
 
 
-def _fireants() -> Contender:
-    """FireANTs' own loss without a GPU extension; else its formula.
+def _fireants() -> list[Contender]:
+    """FireANTs' own loss in plain PyTorch; else its formula. Its fused loss, for GPUs, needs more than its package.
 
     Its window sums to 1 and its smoothing terms are added: they are set so small that its value is that of the others.
     """
-    if find_spec("fireants") is None:
-        return Contender("FireANTs' formula, separable conv", lambda case: separable_conv_lncc(_window(case)))
 
     def build(case: Case) -> Loss:
         dims = len(case.shape) - 2
@@ -165,7 +203,15 @@ def _fireants() -> Contender:
         loss = _module("fireants.losses.cc").LocalNormalizedCrossCorrelationLoss
         return loss(dims, _window(case), smooth_nr=0.0, smooth_dr=floor)
 
-    return Contender("FireANTs", build)
+    own = Contender("FireANTs (not fused)", build)
+    formula = Contender("FireANTs' formula, separable conv", lambda case: separable_conv_lncc(_window(case)))
+    return _or_formula(own, "fireants.losses.cc", formula)
+
+
+def _or_formula(own: Contender, module: str, formula: Contender) -> list[Contender]:
+    """The package's loss; where it cannot be imported, the reason, and the formula in its place."""
+    reason = _import_failure(module)
+    return [own] if reason is None else [absent(own, f"{reason} (`make contenders`)"), formula]
 
 
 def _fused_lncc(case: Case) -> Loss:

@@ -28,7 +28,6 @@ from usreg.training.interrupts import StopRequest
 OURS, MONAI = "USReg", "MONAI"
 NAMES = (OURS, MONAI)
 
-LEARNING_RATE = 0.1  # voxels
 SMOOTHNESS_WEIGHT = 0.1
 STEPS_PER_ROUND = 3
 
@@ -105,8 +104,17 @@ class Registration:
     field: torch.Tensor
 
 
-def registration(spatial: tuple[int, int, int], iterations: int, device: str) -> dict[str, Registration]:
-    """Adam on the displacement of every voxel, with LNCC and diffusion, from 0; ours and MONAI's in turns."""
+def registration(
+    spatial: tuple[int, int, int], iterations: int, learning_rate: float, device: str
+) -> dict[str, Registration]:
+    """Adam on the displacement of every voxel, with LNCC and diffusion, from 0; ours and MONAI's in turns.
+
+    Args:
+        spatial: size of the volumes.
+        iterations: of each of the two.
+        learning_rate: Adam's, voxels: about what a displacement changes by in an iteration.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
     sample = SyntheticEllipsoids(1, spatial)[0]
     moving, fixed = (sample[key][None].to(device) for key in ("moving", "fixed"))
     losses: dict[str, tuple[nn.Module, nn.Module]] = {
@@ -117,7 +125,7 @@ def registration(spatial: tuple[int, int, int], iterations: int, device: str) ->
 
     def iteration(name: str) -> Callable[[], None]:
         field, (similarity, smoothness) = fields[name], losses[name]
-        adam = torch.optim.Adam([field], lr=LEARNING_RATE)
+        adam = torch.optim.Adam([field], lr=learning_rate)
 
         def run() -> None:
             adam.zero_grad()
@@ -136,5 +144,5 @@ def registration(spatial: tuple[int, int, int], iterations: int, device: str) ->
 
 
 def _similarity(first: torch.Tensor, second: torch.Tensor) -> float:
-    with uk.use_backend("reference"):
-        return -uk.lncc_loss(first.double(), second.double(), kernel_size=WINDOW).item()
+    """Of whole volumes in float64, by our fastest backend for it: the reference takes ten seconds a brain."""
+    return -uk.lncc_loss(first.double(), second.double(), kernel_size=WINDOW).item()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -13,9 +11,9 @@ import torch
 
 import usreg_kernels as uk
 from bench.cases import FUNCTIONS, Case, Loss, make_inputs
-from bench.contenders import REFERENCE, Absent, Contender
+from bench.contenders import REFERENCE, Absent, Contender, third_party_warnings_ignored
 from bench.memory import peak_extra_bytes
-from bench.timing import Run, Times, interleave
+from bench.timing import Run, Times, interleave, turn_length
 
 CACHE_BYTES = 128 * 2**20
 """Input sets hold this many bytes together, above the last-level cache of CPUs and GPUs, so that none flatters."""
@@ -25,6 +23,9 @@ FEWEST_TURNS = 3
 
 LEAST_SECONDS = 0.1
 """A shorter run is mostly overhead: it says nothing about larger volumes."""
+
+LONG_TRIAL = 1.0
+"""Seconds of a first run that need no second one: what is prepared at first is lost in them."""
 
 LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -42,7 +43,7 @@ class Plan:
     Attributes:
         device: ``"cpu"`` or ``"cuda"``.
         rounds: turns of each contender.
-        seconds_per_turn: a faster contender runs again in its turn.
+        seconds_per_turn: of the runs that count; a faster contender runs again in its turn.
         patience: a contender whose single run takes, or is expected to take, more seconds than this is left out,
             unless it is the standard.
         budget: seconds for all turns of one contender, which take part in fewer rounds (but three) to keep it.
@@ -50,9 +51,9 @@ class Plan:
 
     device: str = "cpu"
     rounds: int = 7
-    seconds_per_turn: float = 0.1
+    seconds_per_turn: float = 0.05
     patience: float = 3.0
-    budget: float = 3.0
+    budget: float = 2.5
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ def compare(case: Case, contenders: Sequence[Contender], plan: Plan, session: Se
                 raise WrongResult(f"{name} is wrong for {case.op} {case.name}: {trial.error}")
             checked[name] = trial.error, exact, trial.peak_extra_bytes
             runs[name] = run
-            seconds = max(trial.seconds, plan.seconds_per_turn)
-            turns[name] = min(plan.rounds, max(FEWEST_TURNS, int(plan.budget / seconds)))
+            length = turn_length(trial.seconds, plan.seconds_per_turn)
+            turns[name] = min(plan.rounds, max(FEWEST_TURNS, int(plan.budget / length)))
         if runs:
             stream = _streaming(case, plan.device)
             times = interleave(
@@ -176,7 +177,7 @@ def _try(
     plan: Plan,
     session: Session,
 ) -> tuple[Run, _Trial]:
-    """A contender's run over all input sets in turn, and what two runs showed; Absent where it cannot or may not."""
+    """A contender's run over all input sets in turn, and what one or two showed; Absent where it cannot or may not."""
     expected = session.expect(case, contender.name)
     patience = float("inf") if contender.standard else plan.patience
     if expected > patience:
@@ -184,10 +185,10 @@ def _try(
     try:
         loss = contender.build(case)
         run = step(loss, *sets[0])
-        value, seconds = _timed(run, plan.device)
-        error = _error(value, sets[0][0].grad, oracle)
-        peak = None
-        if contender.compiles or seconds <= patience:
+        values: list[torch.Tensor] = []
+        peak, seconds = peak_extra_bytes(lambda: values.append(run()), plan.device)
+        error = _error(values.pop(), sets[0][0].grad, oracle)
+        if contender.compiles or seconds < LONG_TRIAL:
             sets[0][0].grad = None  # else the memory of the next gradient would not count as new
             peak, seconds = peak_extra_bytes(run, plan.device)
     except Absent:
@@ -231,14 +232,6 @@ def _error(
     return Error(loss, ((gradient.double() - wanted).norm() / wanted.norm()).item())
 
 
-def _timed(run: Callable[[], torch.Tensor], device: str) -> tuple[torch.Tensor, float]:
-    start = time.perf_counter()
-    value = run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return value, time.perf_counter() - start
-
-
 def _streaming(case: Case, device: str) -> Run:
     """Reading two tensors of the case's shape and writing a third: what the memory can do."""
     triples = cycle(
@@ -258,11 +251,3 @@ def _streamed_bytes(case: Case) -> int:
 
 def _first_line(failure: Exception) -> str:
     return (str(failure).splitlines() or [""])[0]
-
-
-@contextmanager
-def third_party_warnings_ignored() -> Iterator[None]:
-    """What contenders warn about is not ours to put right."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

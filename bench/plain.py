@@ -73,6 +73,16 @@ def finite_differences(central: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     return interior if central else forward
 
 
+def supervision(smooth_weight: float = 0.01) -> Pair:
+    """``F.mse_loss`` of two fields, and the weighted forward differences of the first; the weight is our default."""
+    smoothness = finite_differences(central=False)
+
+    def loss(pred_dvf: torch.Tensor, gt_dvf: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(pred_dvf, gt_dvf) + smooth_weight * smoothness(pred_dvf)
+
+    return loss
+
+
 def _lines(window: int, dims: int) -> list[list[int]]:
     """The window as one line along each axis."""
     return [[window if axis == other else 1 for other in range(dims)] for axis in range(dims)]

@@ -12,7 +12,6 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ def record(benchmark: Any, group: str, times: Times, extra: dict[str, Any]) -> N
     """
     benchmark.group = group
     benchmark.extra_info.update(facts())
-    benchmark.extra_info.update(extra, cpu_seconds=median(times.cpu), spread=times.spread)
+    benchmark.extra_info.update(extra, cpu_seconds=times.cpu_per_run, spread=times.spread)
     seconds = iter(times.wall)
     benchmark.pedantic(lambda: CLOCK.advance(next(seconds)), rounds=len(times.wall), iterations=1)
 

@@ -38,7 +38,9 @@ def blocks(results: Results, page: Path) -> dict[str, str]:
     source = f"{results.provenance} ([all numbers]({link}))."
     parts = [source]
     for op, title in tables.TITLES.items():
-        parts += [f"### {title}", tables.details(results, op)]
+        absent = tables.absent(results, op)
+        if absent or results.select(kind="loss", op=op):
+            parts += [f"### {title}", tables.details(results, op), *[absent] * bool(absent)]
     parts += ["### Variants of our LNCC", tables.variants(results)]
     parts += ["### Training steps", tables.training(results), "### Registrations", tables.registration(results)]
     images = [f"![{caption}](images/bench-{results.device}-{name}.png)" for name, caption in CAPTIONS.items()]

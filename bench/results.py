@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ class Results:
         path: its file.
         date: day on which it ran.
         entries: in the order in which they ran, so that small volumes come first.
+        absent: who did not take part in a comparison, without times: :data:`IDENTITY` and ``reason``.
     """
 
     path: Path
     date: str
     entries: list[Entry]
+    absent: list[Entry] = field(default_factory=list)
 
     def select(self, **wanted: Any) -> list[Entry]:
         """The entries whose information holds these values."""
@@ -113,7 +116,8 @@ def load(path: Path) -> Results:
         raise ValueError(
             f"{path} holds no result: make one with `pytest bench --benchmark-only --benchmark-json={path}`"
         )
-    return Results(path, content["datetime"][:10], entries)
+    absent = [Entry(math.nan, math.nan, math.nan, 0, info) for info in content.get("absent", [])]
+    return Results(path, content["datetime"][:10], entries, absent)
 
 
 def write_summary(results: Results, path: Path) -> None:

@@ -11,6 +11,7 @@ TITLES = {
     "gradient_smoothness": "Gradient smoothness",
     "bending_energy": "Bending energy",
     "dvf_mse": "DVF MSE",
+    "dvf_supervision": "DVF supervision",
 }
 
 SUMMARY_WINDOWS = (3, 9)
@@ -84,6 +85,24 @@ def details(results: Results, op: str) -> str:
             for entry in sorted(case, key=lambda entry: entry.seconds)
         ]
     return table(rows)
+
+
+def absent(results: Results, op: str) -> str:
+    """A list of who did not take part in comparisons of an op, why, and in which; empty where all did.
+
+    A reason that holds in every comparison stands alone.
+    """
+    absent = [entry for entry in results.absent if entry["op"] == op]
+    comparisons = {entry.case for entry in [*results.select(kind="loss", op=op), *absent]}
+    where: dict[tuple[str, str], list[str]] = {}
+    for entry in absent:
+        comparison = f"{_shape(entry)}, {entry['pass']}, {_variety(entry)}"
+        where.setdefault((entry["contender"], entry["reason"]), []).append(comparison)
+    lines = [
+        f"- {contender}: {reason}" + ("" if len(found) == len(comparisons) else f" ({'; '.join(found)})")
+        for (contender, reason), found in where.items()
+    ]
+    return "\n".join(["Did not take part:", "", *lines]) if lines else ""
 
 
 def variants(results: Results) -> str:
