@@ -31,7 +31,7 @@ CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
 
-test: lint types ## lint, types and tests
+test: contenders lint types ## lint, types and tests
 	$(BIN)/python -m pytest
 
 setup: $(VENV)/.installed ## make .venv, with torch and usreg in it

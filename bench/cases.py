@@ -38,11 +38,13 @@ IMAGES: dict[str, tuple[int, ...]] = {
 ``2d`` a batch of slices, ``wide`` a batch of feature maps (GPUs only), ``tiny`` a trial of the benchmark itself."""
 
 SHAPES_OF_FIELDS = ("64", "96", "128", "brain")
+SHAPES_OF_SUPERVISION = ("64", "brain")  # its terms are benchmarks of their own
 SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128", "brain", "2d", "wide")}
 """By device, the shapes of LNCC that run where none are chosen."""
 
 WINDOW = 9
 WINDOWS = (3, 5, 9)
+TRAINED_WINDOWS = (3, 9)  # MONAI's default and VoxelMorph's
 ALL_WINDOWS = (3, 5, 7, 9, 11, 15)
 SCHEMES = ("forward", "central")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -90,7 +92,7 @@ class Case:
     @property
     def is_training(self) -> bool:
         """Whether this is what training usually runs."""
-        return self.backward and self.dtype == torch.float32
+        return self.backward and self.dtype == torch.float32 and self.window in (None, *TRAINED_WINDOWS)
 
     @property
     def name(self) -> str:
@@ -151,7 +153,8 @@ def _lncc_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iter
 
 
 def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
-    names = [name for name in chosen or SHAPES_OF_FIELDS if len(IMAGES[name]) == 5 and IMAGES[name][1] == 1]
+    usual = SHAPES_OF_SUPERVISION if op == "dvf_supervision" and not full else SHAPES_OF_FIELDS
+    names = [name for name in chosen or usual if len(IMAGES[name]) == 5 and IMAGES[name][1] == 1]
     for name in names:
         batch, _, *spatial = IMAGES[name]
         for scheme in SCHEMES if op == "gradient_smoothness" else (None,):

@@ -191,7 +191,7 @@ def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
     if case.is_training or config.getoption("bench_full"):
         return chosen
     return [
-        absent(c, "compiled for forward+backward in float32 alone; for all with --bench-full")
+        absent(c, "compiled for what training runs alone; for all with --bench-full")
         if c.compiles and not c.ours
         else c
         for c in chosen
