@@ -11,7 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is installed
 
-from bench.cases import IMAGES, Case, cases
+from bench.cases import IMAGES, TRAINED_WINDOWS, Case, cases
 from bench.contenders import Contender, absent, contenders
 from bench.measure import Measured, Plan, Session, WrongResult, compare
 from bench.recording import CLOCK, processor, record
@@ -190,8 +190,11 @@ def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
     chosen = [c for c in contenders(case.op) if c.ours or any(word in c.name.lower() for word in words)]
     if case.is_training or config.getoption("bench_full"):
         return chosen
+    windows = " or ".join(map(str, TRAINED_WINDOWS))
     return [
-        absent(c, "compiled for what training runs alone; for all with --bench-full")
+        absent(
+            c, f"compiled for forward+backward in float32, LNCC with window {windows}, alone; for all with --bench-full"
+        )
         if c.compiles and not c.ours
         else c
         for c in chosen

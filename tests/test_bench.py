@@ -20,7 +20,7 @@ import usreg_kernels as uk
 from bench import contenders, measure, plain, tables, test_bench_end_to_end
 from bench.cases import ALL_WINDOWS, FUNCTIONS, IMAGES, INPUTS, Case, cases
 from bench.conftest import shapes
-from bench.contenders import Absent, Contender
+from bench.contenders import REFERENCE, Absent, Contender
 from bench.measure import Measured, Plan, Session, WrongResult, compare
 from bench.results import load
 
@@ -76,7 +76,7 @@ def test_the_slow_are_not_waited_for() -> None:
     session = Session()
     slow = Contender("slow", lambda case: sleepy)
     plan = replace(PLAN, patience=0.05)
-    assert "s a run; --bench-patience allows" in str(_compare(slow, EXACT, plan=plan, session=session)["slow"])
+    assert "s a run; --bench-patience gives it" in str(_compare(slow, EXACT, plan=plan, session=session)["slow"])
     assert "are expected" in str(_compare(slow, EXACT, plan=plan, session=session)["slow"])
 
 
@@ -96,6 +96,20 @@ def test_a_long_first_run_is_not_repeated_before_the_turns(
     measured = _compare(Contender("slow", lambda case: sleepy))["slow"]
     assert isinstance(measured, Measured)
     assert calls == trials + len(measured.times.wall)
+
+
+def test_the_reference_has_few_turns_and_little_patience() -> None:
+    def sleepy(*tensors: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.03)
+        return torch.nn.functional.mse_loss(*tensors)
+
+    plan = replace(PLAN, rounds=9)
+    oracle, other = (Contender(name, lambda case: sleepy) for name in (REFERENCE, "other"))
+    found = _compare(oracle, other, plan=plan)
+    assert [len(found[name].times.wall) for name in (REFERENCE, "other")] == [measure.FEWEST_TURNS, 9]
+    found = _compare(oracle, other, plan=replace(plan, patience=0.06))
+    assert "gives it 0.02" in str(found[REFERENCE])
+    assert isinstance(found["other"], Measured)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 12, 13), (1, 2, 9, 10, 11)])
