@@ -121,27 +121,27 @@ def _tick(ax: Axes, values: Sequence[float]) -> None:
 def _label_ends(ax: Axes, ends: Sequence[tuple[str, str, tuple[float, float]]]) -> None:
     """Names to the right of the axes, at the heights of the lines' ends, moved apart where they would overlap.
 
-    A line that ends earlier has its name beside its last point.
+    Lines that end earlier have theirs beside their last points, likewise.
     """
     low, high = (math.log(limit) for limit in ax.get_ylim())
     last = max((x for _, _, (x, _) in ends), default=0.0)
-    for name, colour, end in ends:
-        if end[0] < last:
-            ax.annotate(name, end, xytext=(6, 0), textcoords="offset points", color=colour, fontsize=8, va="center")
-    ends = sorted((end for end in ends if end[2][0] == last), key=lambda end: end[2][1])
-    heights = _apart([(math.log(y) - low) / (high - low) for _, _, (_, y) in ends])
-    for height, (name, colour, end) in zip(heights, ends, strict=True):
-        ax.annotate(
-            name,
-            end,
-            xytext=(1.04, height),
-            textcoords="axes fraction",
-            color=colour,
-            fontsize=8,
-            va="center",
-            fontweight="bold" if colour == OURS_COLOUR else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3, "relpos": (0, 0.5)},
-        )
+    for x in {end[0] for _, _, end in ends}:
+        group = sorted((end for end in ends if end[2][0] == x), key=lambda end: end[2][1])
+        heights = _apart([(math.log(y) - low) / (high - low) for _, _, (_, y) in group])
+        column = 1.04 if x == last else ax.transAxes.inverted().transform(ax.transData.transform((x, 1.0)))[0] + 0.03
+        for height, (name, colour, end) in zip(heights, group, strict=True):
+            ax.annotate(
+                name,
+                end,
+                xytext=(column, height),
+                textcoords="axes fraction",
+                color=colour,
+                fontsize=8,
+                va="center",
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+                fontweight="bold" if colour == OURS_COLOUR else "normal",
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3, "relpos": (0, 0.5)},
+            )
 
 
 def _apart(heights: Sequence[float]) -> list[float]:
