@@ -11,7 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is installed
 
-from bench.cases import IMAGES, TRAINED_WINDOWS, Case, cases
+from bench.cases import EAGER_SHAPES, IMAGES, TRAINED_WINDOWS, Case, cases
 from bench.contenders import Contender, absent, contenders
 from bench.measure import Measured, Plan, Session, WrongResult, compare
 from bench.recording import CLOCK, processor, record
@@ -188,17 +188,11 @@ def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
     """Those that were chosen; compilation takes much of the short run, which spends it on the usual cases alone."""
     words = [word.strip().lower() for word in (config.getoption("bench_contenders") or "").split(",")]
     chosen = [c for c in contenders(case.op) if c.ours or any(word in c.name.lower() for word in words)]
-    if case.is_training or config.getoption("bench_full"):
+    if case.is_compiled or config.getoption("bench_full"):
         return chosen
-    windows = " or ".join(map(str, TRAINED_WINDOWS))
-    return [
-        absent(
-            c, f"compiled for forward+backward in float32, LNCC with window {windows}, alone; for all with --bench-full"
-        )
-        if c.compiles and not c.ours
-        else c
-        for c in chosen
-    ]
+    windows, eager = " or ".join(map(str, TRAINED_WINDOWS)), " and ".join(f"{name}^3" for name in EAGER_SHAPES)
+    rule = f"compiled for forward+backward in float32, LNCC with window {windows}, not at {eager}; --bench-full for all"
+    return [absent(c, rule) if c.compiles and not c.ours else c for c in chosen]
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:

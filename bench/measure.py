@@ -24,6 +24,10 @@ FEWEST_TURNS = 3
 LEAST_SECONDS = 0.1
 """A shorter run is mostly overhead: it says nothing about larger volumes."""
 
+GROWTH = 2.0
+"""How many times as long a voxel may take in a larger volume, whose arrays no cache or free memory holds: two to five
+times in what uses the most memory."""
+
 LONG_TRIAL = 1.0
 """Seconds of a first run that need no second one: what is prepared at first is lost in them."""
 
@@ -95,18 +99,20 @@ class _Trial:
 
 @dataclass
 class Session:
-    """What one comparison learns for the next: seconds per voxel of a contender, so that none is waited for in vain."""
+    """What one comparison learns for the next: what a contender took for how many voxels, so that none is waited for in
+    vain."""
 
-    seconds_per_voxel: dict[object, float] = field(default_factory=dict)
+    runs: dict[object, tuple[float, int]] = field(default_factory=dict)
 
     def expect(self, case: Case, name: str) -> float:
-        """Seconds that a run is expected to take, judged by a smaller shape; 0 where none was measured."""
-        return self.seconds_per_voxel.get(_kind(case, name), 0.0) * case.voxels
+        """Seconds that a run is expected to take, judged by another shape; 0 where none was measured."""
+        seconds, voxels = self.runs.get(_kind(case, name), (0.0, case.voxels))
+        return seconds * case.voxels / voxels * (GROWTH if case.voxels > voxels else 1)
 
     def note(self, case: Case, name: str, seconds: float) -> None:
         """Remember what a run took, if it took long enough for its voxels to count."""
         if seconds >= LEAST_SECONDS:
-            self.seconds_per_voxel[_kind(case, name)] = seconds / case.voxels
+            self.runs[_kind(case, name)] = seconds, case.voxels
 
 
 def _kind(case: Case, name: str) -> object:

@@ -98,6 +98,21 @@ def test_a_long_first_run_is_not_repeated_before_the_turns(
     assert calls == trials + len(measured.times.wall)
 
 
+def test_a_larger_volume_is_expected_to_cost_more_per_voxel() -> None:
+    session, larger = Session(), replace(CASE, shape=(1, 3, 12, 14, 16))
+    assert session.expect(larger, "any") == 0
+    session.note(CASE, "any", 2.0)
+    assert session.expect(CASE, "any") == 2.0
+    assert session.expect(larger, "any") == 2.0 * 8 * measure.GROWTH
+
+
+def test_the_short_run_compiles_what_training_runs() -> None:
+    usual = Case("lncc", (1, 1, 128, 128, 128), window=9)
+    assert usual.is_compiled
+    changes = [{"window": 5}, {"backward": False}, {"dtype": torch.bfloat16}, {"shape": (1, 1, 96, 96, 96)}]
+    assert not any(replace(usual, **change).is_compiled for change in changes)
+
+
 def test_the_reference_has_few_turns_and_little_patience() -> None:
     def sleepy(*tensors: torch.Tensor) -> torch.Tensor:
         time.sleep(0.03)
