@@ -42,7 +42,7 @@ SHAPES_OF_SUPERVISION = ("64", "brain")  # its terms are benchmarks of their own
 SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128", "brain", "2d", "wide")}
 """By device, the shapes of LNCC that run where none are chosen."""
 
-EAGER_SHAPES = ("96",)
+EAGER_SHAPES = ("96", "2d")
 """Those that the short run compiles nothing for: it would take a minute of its ten."""
 
 WINDOW = 9

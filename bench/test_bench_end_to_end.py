@@ -17,7 +17,7 @@ DEFAULT = "default"
 SIZES = {DEFAULT: 24, "64": 64}
 """By name, sides of the training volumes: the default config's, which always runs, and a realistic one."""
 
-REGISTRATIONS = {"tiny": (5, 0.1), "96": (30, 0.1), "brain": (8, 0.3)}
+REGISTRATIONS = {"tiny": (5, 0.1), "96": (30, 0.1), "brain": (5, 0.5)}
 """By the name of a shape, iterations of the registration and their learning rate. MONAI takes ten seconds for one of a
 brain on two cores: as few as show that both arrive at the same place."""
 
