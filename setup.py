@@ -2,9 +2,8 @@
 
 ``libusreg_cpu.so`` comes from csrc/cpu with GCC or Clang, ``libusreg_cuda.so`` (on Windows ``libusreg_cuda.dll``) from
 csrc/cuda with nvcc. Both use torch's stable ABI alone and no ``Python.h``, so that one binary serves every Python 3 and
-every torch since 2.10;
-``torch.ops.load_library`` loads them. torch is found, but neither imported nor fetched: a build in isolation uses the
-headers of the environment's own torch.
+every torch since 2.10; ``torch.ops.load_library`` loads them. torch is found, but neither imported nor fetched: a build
+in isolation uses the headers of the environment's own torch.
 
 Environment variables:
 
