@@ -22,11 +22,12 @@ from setuptools import Distribution, Extension
 from usreg_kernels import dispatch, library
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPOSED = ("dvf_supervision",)  # runs the kernels of its terms
-NATIVE_OPS = tuple(
-    f"{op}_native_{way}" for op in dispatch.ops() if op not in COMPOSED for way in ("forward", "backward")
+NATIVE_OPS = tuple(f"{op}_native_{way}" for op in dispatch.ops() for way in ("forward", "backward"))
+CUDA_OPS = tuple(
+    op.replace("lncc_native", "lncc_cuda")
+    for op in NATIVE_OPS
+    if not op.startswith("dvf_supervision")  # which runs the kernels of its terms
 )
-CUDA_OPS = tuple(op.replace("lncc_native", "lncc_cuda") for op in NATIVE_OPS)
 
 
 @pytest.fixture(scope="module")

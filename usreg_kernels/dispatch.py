@@ -35,10 +35,6 @@ def _available() -> str | None:
     return None
 
 
-def _needs_memory(*arguments: Any, **params: Any) -> list[torch.Tensor] | None:
-    return None
-
-
 def _saves_nothing(*tensors: torch.Tensor | None, **params: Any) -> list[torch.Tensor]:
     return []
 
@@ -54,8 +50,8 @@ class Backend:
         backward: ``backward(grad_output, saved, *tensors, needs_grad, **params) -> gradients``, one contiguous
             tensor in its input's dtype per set flag, ``grad_output`` (on the device) multiplied in.
         saved_like: same arguments as ``forward``; uninitialised tensors of the shapes and dtypes of ``saved``.
-        backward_in_place: same arguments as ``backward``, for the last use of ``saved``, which it may overwrite and
-            return; None where it cannot do with that memory alone.
+        backward_in_place: like ``backward``, but it may overwrite ``saved`` and return it; None where a backend has no
+            use for that memory.
         missing: why the backend cannot run on this machine at all, and how to get it; None when it can.
         declines: why it cannot take this call (``declines(tensors, **params)``); None when it can.
     """
@@ -64,7 +60,7 @@ class Backend:
     forward: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]
     backward: Callable[..., list[torch.Tensor]]
     saved_like: Callable[..., list[torch.Tensor]] = _saves_nothing
-    backward_in_place: Callable[..., list[torch.Tensor] | None] = _needs_memory
+    backward_in_place: Callable[..., list[torch.Tensor]] | None = None
     missing: Callable[[], str | None] = _available
     declines: Callable[..., str | None] = _takes_every_call
 

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "common/dtypes.h"
 #if defined(__linux__)
@@ -34,6 +35,12 @@ inline torch::stable::Tensor new_output(const torch::stable::Tensor& like,
   torch::stable::Tensor output = torch::stable::new_empty(like, sizes, dtype);
   advise_large_pages(output);
   return output;
+}
+
+// A gradient of the shape of like; none where it is not needed.
+inline std::optional<torch::stable::Tensor> new_gradient(const torch::stable::Tensor& like, bool needed,
+                                                         ScalarType dtype) {
+  return needed ? std::optional<torch::stable::Tensor>(new_output(like, like.sizes(), dtype)) : std::nullopt;
 }
 
 }  // namespace usreg

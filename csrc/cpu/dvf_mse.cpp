@@ -21,6 +21,7 @@
 #include "common/memory.h"
 #include "common/parallel.h"
 #include "common/reduction.h"
+#include "common/tensors.h"
 #if USREG_SEVERAL_ISAS
 #include <immintrin.h>
 #endif
@@ -88,10 +89,6 @@ class Blocks {
   int64_t rows_per_mask_, row_size_, blocks_per_row_, count_;
 };
 
-std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
-}
-
 // Pointer to a tensor's elements; null where there is no tensor.
 template <class T>
 const T* data(const std::optional<Tensor>& tensor) {
@@ -140,8 +137,8 @@ std::tuple<Tensor, Tensor> dvf_mse_forward(const Tensor& pred_dvf, const Tensor&
   const Reduction reduction = check_reduction(kOp, reduction_value);
   check_fields(pred_dvf, gt_dvf, mask);
 
-  const Tensor pred = torch::stable::contiguous(pred_dvf), gt = torch::stable::contiguous(gt_dvf);
-  const std::optional<Tensor> weights = contiguous(mask);
+  const Tensor pred = as_contiguous(pred_dvf), gt = as_contiguous(gt_dvf);
+  const std::optional<Tensor> weights = as_contiguous(mask);
   const bool keep_map = reduction == Reduction::kNone;
   const ScalarType loss_dtype = real_dtype(pred.scalar_type());
   Tensor loss = keep_map ? new_output(pred, pred.sizes(), loss_dtype) : new_output(pred, {}, loss_dtype);
@@ -165,26 +162,26 @@ std::tuple<Tensor, Tensor> dvf_mse_forward(const Tensor& pred_dvf, const Tensor&
   return {loss, weight};
 }
 
-// Returns the gradients to pred_dvf and gt_dvf, of the fields' dtype and shape; of shape (0,) where not asked for.
+// Returns the gradients to pred_dvf and gt_dvf, of the fields' dtype and shape; none where not asked for.
 // grad_output: of the loss' dtype and shape. weight: as forward returned it.
 // grad_output is multiplied in before rounding to the fields' dtype: a mean over many voxels has gradients that
 // float16 cannot hold until a GradScaler's factor is in them.
-std::tuple<Tensor, Tensor> dvf_mse_backward(const Tensor& grad_output, const Tensor& pred_dvf, const Tensor& gt_dvf,
-                                            const std::optional<Tensor>& mask, const Tensor& weight,
-                                            int64_t reduction_value, bool pred_grad, bool gt_grad) {
+std::tuple<std::optional<Tensor>, std::optional<Tensor>> dvf_mse_backward(const Tensor& grad_output,
+                                                                          const Tensor& pred_dvf, const Tensor& gt_dvf,
+                                                                          const std::optional<Tensor>& mask,
+                                                                          const Tensor& weight, int64_t reduction_value,
+                                                                          bool pred_grad, bool gt_grad) {
   const Reduction reduction = check_reduction(kOp, reduction_value);
   check_fields(pred_dvf, gt_dvf, mask);
   const bool has_map = reduction == Reduction::kNone;
   check_grad_output(kOp, grad_output, pred_dvf, has_map);
   check_scalar(kOp, "weight", weight, pred_dvf);
 
-  const Tensor pred = torch::stable::contiguous(pred_dvf), gt = torch::stable::contiguous(gt_dvf);
-  const std::optional<Tensor> weights = contiguous(mask);
-  const Tensor grad = torch::stable::contiguous(grad_output);
-  const auto new_gradient = [&](bool needed) {
-    return needed ? new_output(pred, pred.sizes(), pred.scalar_type()) : new_output(pred, {0}, pred.scalar_type());
-  };
-  Tensor to_pred = new_gradient(pred_grad), to_gt = new_gradient(gt_grad);
+  const Tensor pred = as_contiguous(pred_dvf), gt = as_contiguous(gt_dvf);
+  const std::optional<Tensor> weights = as_contiguous(mask);
+  const Tensor grad = as_contiguous(grad_output);
+  const std::optional<Tensor> to_pred = new_gradient(pred, pred_grad, pred.scalar_type());
+  const std::optional<Tensor> to_gt = new_gradient(pred, gt_grad, pred.scalar_type());
 
   dispatch_floating(pred.scalar_type(), kOp, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -192,8 +189,8 @@ std::tuple<Tensor, Tensor> dvf_mse_backward(const Tensor& grad_output, const Ten
     const T* g = data<T>(gt);
     const Real<T>* m = data<Real<T>>(weights);
     const Real<T>* grad_map = has_map ? data<Real<T>>(grad) : nullptr;
-    T* pred_out = pred_grad ? static_cast<T*>(to_pred.mutable_data_ptr()) : nullptr;
-    T* gt_out = gt_grad ? static_cast<T*>(to_gt.mutable_data_ptr()) : nullptr;
+    T* pred_out = pred_grad ? static_cast<T*>(to_pred->mutable_data_ptr()) : nullptr;
+    T* gt_out = gt_grad ? static_cast<T*>(to_gt->mutable_data_ptr()) : nullptr;
     const double grad_scalar = has_map ? 1 : static_cast<double>(*data<Real<T>>(grad));
     const auto scale = static_cast<Real<T>>(2 * grad_scalar / divisor(*data<double>(weight)));
     const auto kernel = USREG_SELECT(dvf_mse_gradient<T>);

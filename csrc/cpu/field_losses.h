@@ -49,7 +49,11 @@ struct FieldLoss {
 
   R* map;             // forward: where the loss map goes; null to sum it
   const R* grad_map;  // backward: a factor for each value of the loss map, or null
-  T* gradient;        // backward: where the gradient goes
+  T* gradient;        // backward: where the gradient goes; null if it is not needed
+
+  const T* other;     // a field whose squared distance is added to the loss of a voxel; null for none
+  R error_weight;     // of the squared distance, or of the distance in the gradient
+  T* other_gradient;  // backward: where the gradient to that field goes, or null
 };
 
 }  // namespace usreg

@@ -28,6 +28,7 @@
 #include "common/memory.h"
 #include "common/parallel.h"
 #include "common/reduction.h"
+#include "common/tensors.h"
 #include "cpu/lncc_arguments.h"
 #if USREG_SEVERAL_ISAS
 #include <immintrin.h>
@@ -127,37 +128,33 @@ double divisor(const Arguments& arguments, const Problem& problem) {
   return mask_weight<F>(*arguments.mask, problem.channels_per_mask);
 }
 
-Tensor new_gradient(const Tensor& like, bool needed, ScalarType dtype) {
-  return needed ? new_output(like, like.sizes(), dtype) : new_output(like, {0}, dtype);
-}
-
-// Has the march write the gradients that are needed. To compute the one to the target alone, the inputs trade places.
-void set_gradients(Problem& problem, bool pred_needed, Tensor& to_pred, bool target_needed, Tensor& to_target) {
-  if (pred_needed) problem.pred_grad = to_pred.mutable_data_ptr();
-  if (!target_needed) return;
-  if (pred_needed) {
-    problem.target_grad = to_target.mutable_data_ptr();
+// Has the march write the gradients that there are. To compute only the one to the target, the inputs trade places.
+void set_gradients(Problem& problem, const std::optional<Tensor>& to_pred, const std::optional<Tensor>& to_target) {
+  if (to_pred.has_value()) problem.pred_grad = to_pred->mutable_data_ptr();
+  if (!to_target.has_value()) return;
+  if (to_pred.has_value()) {
+    problem.target_grad = to_target->mutable_data_ptr();
   } else {
     std::swap(problem.pred, problem.target);
-    problem.pred_grad = to_target.mutable_data_ptr();
+    problem.pred_grad = to_target->mutable_data_ptr();
   }
 }
 
 // Returns (loss, gradient to pred, gradient to target). loss: scalar for mean and sum, of the input's shape for none;
 // float64 for float64 input, else float32. Gradients: of the loss' dtype and the input's shape, of a loss whose
-// reduction is mean or sum; of shape (0,) where not asked for. window_*: the weights along an axis; volume: what turns
+// reduction is mean or sum; none where not asked for. window_*: the weights along an axis; volume: what turns
 // a window's sum into its mean.
-std::tuple<Tensor, Tensor, Tensor> lncc_forward(const Tensor& pred, const Tensor& target,
-                                                const std::optional<Tensor>& mask, std::vector<double> window_z,
-                                                std::vector<double> window_y, std::vector<double> window_x,
-                                                double volume, double smooth_nr, double smooth_dr,
-                                                int64_t reduction_value, bool pred_grad, bool target_grad) {
+std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> lncc_forward(
+    const Tensor& pred, const Tensor& target, const std::optional<Tensor>& mask, std::vector<double> window_z,
+    std::vector<double> window_y, std::vector<double> window_x, double volume, double smooth_nr, double smooth_dr,
+    int64_t reduction_value, bool pred_grad, bool target_grad) {
   const Arguments arguments(pred, target, mask, window_z, window_y, window_x, reduction_value);
   const bool keep_map = arguments.reduction == Reduction::kNone;
   STD_TORCH_CHECK(!(keep_map && (pred_grad || target_grad)), kOp, ": the gradient of a map needs grad_output first");
   const ScalarType loss_dtype = real_dtype(arguments.dtype());
   Tensor loss = keep_map ? new_output(pred, pred.sizes(), loss_dtype) : new_output(pred, {}, loss_dtype);
-  Tensor to_pred = new_gradient(pred, pred_grad, loss_dtype), to_target = new_gradient(pred, target_grad, loss_dtype);
+  const std::optional<Tensor> to_pred = new_gradient(pred, pred_grad, loss_dtype);
+  const std::optional<Tensor> to_target = new_gradient(pred, target_grad, loss_dtype);
 
   dispatch_floating(arguments.dtype(), kOp, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -171,7 +168,7 @@ std::tuple<Tensor, Tensor, Tensor> lncc_forward(const Tensor& pred, const Tensor
     if (keep_map) problem.map = result;
     const double count = divisor<Real<T>>(arguments, problem);
     problem.scale = -1 / count;
-    set_gradients(problem, pred_grad, to_pred, target_grad, to_target);
+    set_gradients(problem, to_pred, to_target);
     const double total = march<T>(problem);
     if (!keep_map) *result = static_cast<Real<T>>(0 - total / count);
   });
@@ -185,19 +182,18 @@ void check_grad_output(const Tensor& grad_output, const Tensor& pred, bool is_ma
                   ": grad_output must have the shape of the loss, not ", shape_text(grad_output));
 }
 
-// Returns (gradient to pred, gradient to target), of the input's dtype and shape; of shape (0,) where not asked for.
+// Returns (gradient to pred, gradient to target), of the input's dtype and shape; none where not asked for.
 // Takes in what forward does, and grad_output, of the loss' dtype and shape.
-std::tuple<Tensor, Tensor> lncc_backward(const Tensor& grad_output, const Tensor& pred, const Tensor& target,
-                                         const std::optional<Tensor>& mask, std::vector<double> window_z,
-                                         std::vector<double> window_y, std::vector<double> window_x, double volume,
-                                         double smooth_nr, double smooth_dr, int64_t reduction_value, bool pred_grad,
-                                         bool target_grad) {
+std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
+    const Tensor& grad_output, const Tensor& pred, const Tensor& target, const std::optional<Tensor>& mask,
+    std::vector<double> window_z, std::vector<double> window_y, std::vector<double> window_x, double volume,
+    double smooth_nr, double smooth_dr, int64_t reduction_value, bool pred_grad, bool target_grad) {
   const Arguments arguments(pred, target, mask, window_z, window_y, window_x, reduction_value);
   const bool is_map = arguments.reduction == Reduction::kNone;
   check_grad_output(grad_output, pred, is_map);
-  const Tensor grad = torch::stable::contiguous(grad_output);
-  Tensor to_pred = new_gradient(pred, pred_grad, arguments.dtype());
-  Tensor to_target = new_gradient(pred, target_grad, arguments.dtype());
+  const Tensor grad = as_contiguous(grad_output);
+  const std::optional<Tensor> to_pred = new_gradient(pred, pred_grad, arguments.dtype());
+  const std::optional<Tensor> to_target = new_gradient(pred, target_grad, arguments.dtype());
   if (pred.numel() == 0 || !(pred_grad || target_grad)) return {to_pred, to_target};
 
   dispatch_floating(arguments.dtype(), kOp, [&](auto tag) {
@@ -211,7 +207,7 @@ std::tuple<Tensor, Tensor> lncc_backward(const Tensor& grad_output, const Tensor
       problem.scale *= *factors;
     }
     problem.gradient_of_input_type = true;
-    set_gradients(problem, pred_grad, to_pred, target_grad, to_target);
+    set_gradients(problem, to_pred, to_target);
     march<T>(problem);
   });
   return {to_pred, to_target};
@@ -224,7 +220,7 @@ Tensor lncc_scale(const Tensor& grad_output, const Tensor& gradient, const Tenso
   check_dtype(kOp, "gradient", gradient, real_dtype(like.scalar_type()));
   STD_TORCH_CHECK(same_shape(gradient, like), kOp, ": the gradient must have the input's shape, not ",
                   shape_text(gradient));
-  const Tensor source = torch::stable::contiguous(gradient);
+  const Tensor source = as_contiguous(gradient);
   Tensor result = new_output(like, like.sizes(), like.scalar_type());
   dispatch_floating(like.scalar_type(), kOp, [&](auto tag) {
     using T = typename decltype(tag)::type;

@@ -12,6 +12,7 @@
 
 #include "common/checks.h"
 #include "common/reduction.h"
+#include "common/tensors.h"
 #include "cpu/lncc.h"
 
 namespace usreg {
@@ -51,9 +52,9 @@ struct Arguments {
         windows{WindowWeights(window_z), WindowWeights(window_y), WindowWeights(window_x)} {
     check_pair(kOp, "pred", pred_arg, "target", target_arg);
     if (mask_arg.has_value()) check_mask(kOp, *mask_arg, pred_arg);
-    pred = torch::stable::contiguous(pred_arg);
-    target = torch::stable::contiguous(target_arg);
-    if (mask_arg.has_value()) mask = torch::stable::contiguous(*mask_arg);
+    pred = as_contiguous(pred_arg);
+    target = as_contiguous(target_arg);
+    mask = as_contiguous(mask_arg);
   }
 
   ScalarType dtype() const { return pred.scalar_type(); }

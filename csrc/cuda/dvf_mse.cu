@@ -33,8 +33,8 @@ std::tuple<Tensor, Tensor> dvf_mse_forward(const Tensor& pred_dvf, const Tensor&
                                            const std::optional<Tensor>& mask, int64_t reduction_value) {
   const Reduction reduction = check_reduction(kOp, reduction_value);
   check_fields(pred_dvf, gt_dvf, mask);
-  const Tensor pred = torch::stable::contiguous(pred_dvf), gt = torch::stable::contiguous(gt_dvf);
-  const std::optional<Tensor> weights = contiguous(mask);
+  const Tensor pred = as_contiguous(pred_dvf), gt = as_contiguous(gt_dvf);
+  const std::optional<Tensor> weights = as_contiguous(mask);
   const bool keep_map = reduction == Reduction::kNone;
   const ScalarType real = real_dtype(pred.scalar_type());
   Tensor loss =
@@ -59,27 +59,26 @@ std::tuple<Tensor, Tensor> dvf_mse_forward(const Tensor& pred_dvf, const Tensor&
   return {loss, divisor};
 }
 
-// Returns the gradients to pred_dvf and gt_dvf, of the fields' dtype and shape; of shape (0,) where not asked for.
+// Returns the gradients to pred_dvf and gt_dvf, of the fields' dtype and shape; none where not asked for.
 // grad_output: of the loss' dtype and shape. divisor: as forward returned it.
-std::tuple<Tensor, Tensor> dvf_mse_backward(const Tensor& grad_output, const Tensor& pred_dvf, const Tensor& gt_dvf,
-                                            const std::optional<Tensor>& mask, const Tensor& divisor,
-                                            int64_t reduction_value, bool pred_grad, bool gt_grad) {
+std::tuple<std::optional<Tensor>, std::optional<Tensor>> dvf_mse_backward(
+    const Tensor& grad_output, const Tensor& pred_dvf, const Tensor& gt_dvf, const std::optional<Tensor>& mask,
+    const Tensor& divisor, int64_t reduction_value, bool pred_grad, bool gt_grad) {
   const Reduction reduction = check_reduction(kOp, reduction_value);
   check_fields(pred_dvf, gt_dvf, mask);
   const bool has_map = reduction == Reduction::kNone;
   check_grad_output(kOp, grad_output, pred_dvf, has_map);
   check_scalar(kOp, "divisor", divisor, pred_dvf);
-  const Tensor pred = torch::stable::contiguous(pred_dvf), gt = torch::stable::contiguous(gt_dvf);
-  const std::optional<Tensor> weights = contiguous(mask);
-  const Tensor grad = torch::stable::contiguous(grad_output);
-  Tensor to_pred = new_gradient(pred, pred_grad), to_gt = new_gradient(pred, gt_grad);
+  const Tensor pred = as_contiguous(pred_dvf), gt = as_contiguous(gt_dvf);
+  const std::optional<Tensor> weights = as_contiguous(mask);
+  const Tensor grad = as_contiguous(grad_output);
+  const std::optional<Tensor> to_pred = new_gradient(pred, pred_grad), to_gt = new_gradient(pred, gt_grad);
   if (pred.numel() == 0 || !(pred_grad || gt_grad)) return {to_pred, to_gt};
   TensorLaunches launches(pred);
   dispatch_elements(pred.scalar_type(), kOp, [&](auto tag) {
     using T = typename decltype(tag)::type;
     launch_dvf_mse_gradients(launches, make_pair<T>(pred, gt, weights), data<Real<T>>(grad), has_map,
-                             data<double>(divisor), mutable_data<T>(to_pred, pred_grad),
-                             mutable_data<T>(to_gt, gt_grad));
+                             data<double>(divisor), mutable_data<T>(to_pred), mutable_data<T>(to_gt));
   });
   launches.check(kOp);
   return {to_pred, to_gt};

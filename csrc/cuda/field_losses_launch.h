@@ -54,7 +54,7 @@ FieldLoss<T> make_field_loss(const Tensor& field, const FieldLossCall& call, dou
 // Returns the loss: a scalar for mean and sum, else the map; float64 for float64 fields, else float32.
 template <template <class> class Loss>
 Tensor field_loss_forward(const Tensor& dvf, const FieldLossCall& call) {
-  const Tensor field = torch::stable::contiguous(dvf);
+  const Tensor field = as_contiguous(dvf);
   const bool keep_map = call.reduction == Reduction::kNone;
   const ScalarType real = real_dtype(field.scalar_type());
   Tensor output = torch::stable::new_empty(field, call.sizes(dvf), real);
@@ -80,7 +80,7 @@ Tensor field_loss_forward(const Tensor& dvf, const FieldLossCall& call) {
 template <template <bool, class> class Gradient>
 Tensor field_loss_backward(const Tensor& grad_output, const Tensor& dvf, const FieldLossCall& call) {
   call.check_grad_output(grad_output, dvf);
-  const Tensor field = torch::stable::contiguous(dvf), grad = torch::stable::contiguous(grad_output);
+  const Tensor field = as_contiguous(dvf), grad = as_contiguous(grad_output);
   Tensor gradient = torch::stable::new_empty(field, field.sizes());
   if (field.numel() == 0) return gradient;
   TensorLaunches launches(field);

@@ -44,7 +44,7 @@ struct LnccCall {
       STD_TORCH_CHECK(weights->size() % 2 == 1, kOp, ": a window must have an odd size along each axis, not ",
                       weights->size());
     }
-    mask = contiguous(mask_arg);
+    mask = as_contiguous(mask_arg);
     for (int64_t i = 2; i < pred.dim(); ++i) {
       STD_TORCH_CHECK(pred.size(i) < INT32_MAX, kOp, ": an axis has fewer than 2^31 voxels, not ", pred.size(i));
     }
@@ -77,11 +77,11 @@ struct LnccCall {
 
   // A tensor as a kernel reads it: contiguous or, for the march, in rows of pairs.
   Tensor rows_of(const Tensor& tensor) const {
-    if (!march) return torch::stable::contiguous(tensor);
+    if (!march) return as_contiguous(tensor);
     if (shape.width % kColumns != 0) {
-      return torch::stable::contiguous(torch::stable::pad(tensor, {0, kColumns - shape.width % kColumns}));
+      return as_contiguous(torch::stable::pad(tensor, {0, kColumns - shape.width % kColumns}));
     }
-    const Tensor rows = torch::stable::contiguous(tensor);
+    const Tensor rows = as_contiguous(tensor);
     const auto address = reinterpret_cast<uintptr_t>(rows.const_data_ptr());
     return address % (kColumns * rows.element_size()) == 0 ? rows : torch::stable::clone(rows);
   }
@@ -192,14 +192,14 @@ void run_backward(TensorLaunches& launches, const LnccCall& call, int map_count,
                                data<T>(pred), data<T>(target), mutable_data<R>(memory), outputs);
 }
 
-// Returns the gradients to pred and target, of the images' dtype and shape; of shape (0,) where not asked for.
+// Returns the gradients to pred and target, of the images' dtype and shape; none where not asked for.
 // grad_output: of the loss' dtype and shape. divisor: as forward returned it. maps: as forward returned them, or empty
 // to have them made anew; three of them give the gradient to pred alone.
-std::tuple<Tensor, Tensor> lncc_backward(const Tensor& grad_output, const Tensor& divisor, const Tensor& maps,
-                                         const Tensor& pred, const Tensor& target, const std::optional<Tensor>& mask,
-                                         std::vector<double> window_z, std::vector<double> window_y,
-                                         std::vector<double> window_x, double volume, double smooth_nr,
-                                         double smooth_dr, int64_t reduction_value, bool pred_grad, bool target_grad) {
+std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
+    const Tensor& grad_output, const Tensor& divisor, const Tensor& maps, const Tensor& pred, const Tensor& target,
+    const std::optional<Tensor>& mask, std::vector<double> window_z, std::vector<double> window_y,
+    std::vector<double> window_x, double volume, double smooth_nr, double smooth_dr, int64_t reduction_value,
+    bool pred_grad, bool target_grad) {
   const LnccCall call(pred, target, mask, {window_z, window_y, window_x, volume}, smooth_nr, smooth_dr,
                       reduction_value);
   const bool has_map = call.reduction == Reduction::kNone, saved = maps.numel() > 0;
@@ -207,7 +207,7 @@ std::tuple<Tensor, Tensor> lncc_backward(const Tensor& grad_output, const Tensor
   check_scalar(kOp, "divisor", divisor, pred);
   check_same_device(kOp, "maps", maps, pred);
   check_dtype(kOp, "maps", maps, real_dtype(pred.scalar_type()));
-  Tensor to_pred = new_gradient(pred, pred_grad), to_target = new_gradient(pred, target_grad);
+  const std::optional<Tensor> to_pred = new_gradient(pred, pred_grad), to_target = new_gradient(pred, target_grad);
   if (pred.numel() == 0 || !(pred_grad || target_grad)) return {to_pred, to_target};
   const int map_count = saved ? static_cast<int>(maps.numel() / call.map_numel(1)) : target_grad ? 5 : 3;
   STD_TORCH_CHECK(
@@ -222,9 +222,8 @@ std::tuple<Tensor, Tensor> lncc_backward(const Tensor& grad_output, const Tensor
       run_forward<T>(launches, call, map_count, true, tensors);
     }
     const GradientOutputs<T> outputs = {has_map ? nullptr : data<Real<T>>(grad_output), data<double>(divisor),
-                                        call.window.volume, mutable_data<T>(to_pred, pred_grad),
-                                        mutable_data<T>(to_target, target_grad)};
-    run_backward<T>(launches, call, map_count, torch::stable::contiguous(tensors.maps), grad_output, outputs);
+                                        call.window.volume, mutable_data<T>(to_pred), mutable_data<T>(to_target)};
+    run_backward<T>(launches, call, map_count, as_contiguous(tensors.maps), grad_output, outputs);
   });
   launches.check(kOp);
   return {to_pred, to_target};

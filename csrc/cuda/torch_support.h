@@ -15,6 +15,7 @@
 #include "common/checks.h"
 #include "common/dtypes.h"
 #include "common/reduction.h"
+#include "common/tensors.h"
 #include "cuda/elements.cuh"
 #include "cuda/launch.cuh"
 
@@ -61,10 +62,6 @@ void dispatch_elements(ScalarType dtype, const char* op, const Function& functio
   });
 }
 
-inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
-}
-
 template <class T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
@@ -81,15 +78,14 @@ T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// Null where the gradient was not asked for.
 template <class T>
-T* mutable_data(const Tensor& tensor, bool needed) {
-  return needed ? mutable_data<T>(tensor) : nullptr;
+T* mutable_data(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? mutable_data<T>(*tensor) : nullptr;
 }
 
-// Of the shape of like, or of shape (0,) where it is not needed.
-inline Tensor new_gradient(const Tensor& like, bool needed) {
-  return needed ? torch::stable::new_empty(like, like.sizes()) : torch::stable::new_empty(like, {0});
+// Of the shape and dtype of like; none where it is not needed.
+inline std::optional<Tensor> new_gradient(const Tensor& like, bool needed) {
+  return needed ? std::optional<Tensor>(torch::stable::new_empty(like, like.sizes())) : std::nullopt;
 }
 
 // The loss of no voxels: NaN for a mean, as in torch, and 0 for a sum.

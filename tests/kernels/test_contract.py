@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
-from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case, takes, widest, with_backends
+from kernels.cases import CASES, DTYPES, FUNCTIONS, ONE_CASE_PER_OP, Case, takes, widest, with_backends
 from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import usreg_kernels as uk
+from usreg_kernels import dispatch
 from usreg_kernels.functional import _PUBLIC
+from usreg_kernels.ops import eager
 
 EVERY_CASE_IN_FLOAT64 = pytest.mark.parametrize(("case", "backend"), with_backends(CASES, torch.float64), ids=str)
 EVERY_OP = pytest.mark.parametrize(("case", "backend"), with_backends(ONE_CASE_PER_OP), ids=str)
@@ -123,30 +129,82 @@ def test_backward_twice_through_one_graph(case: Case, backend: str) -> None:
             assert torch.equal(again, gradient)
 
 
-@pytest.mark.parametrize("retain_graph", [False, True])
 @pytest.mark.parametrize("both", [False, True])
-def test_backward_scales_a_saved_gradient_in_place_if_nobody_needs_it(both: bool, retain_graph: bool) -> None:
+def test_backward_scales_a_saved_gradient_where_it_lies(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if "cpu" not in uk.available_backends("lncc"):
         pytest.skip("no CPU library")
     pred, target = Case("lncc").tensors(torch.float32)
     inputs = [pred, target] if both else [pred]
-    stored: list[torch.Tensor] = []
+    backend = dispatch.get_backend("lncc", "cpu")
+    saved: list[torch.Tensor] = []
 
-    def store(tensor: torch.Tensor) -> torch.Tensor:
-        stored.append(tensor)
-        return tensor
+    def forward(*arguments: Any, **params: Any) -> Any:
+        loss, gradients = backend.forward(*arguments, **params)
+        saved.extend(gradients)
+        return loss, gradients
 
+    monkeypatch.setitem(dispatch._backends["lncc"], "cpu", replace(backend, forward=forward))
     with uk.use_backend("cpu"):
-        with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
-            loss = uk.lncc_loss(pred, target if both else target.detach())
-        gradients = torch.autograd.grad(3 * loss, inputs, retain_graph=retain_graph)
-    in_place = {gradient.data_ptr() for gradient in gradients} <= {tensor.data_ptr() for tensor in stored}
-    assert in_place != retain_graph
+        loss = uk.lncc_loss(pred, target if both else target.detach())
+        gradients = torch.autograd.grad(3 * loss, inputs, retain_graph=True)
+        assert [gradient.data_ptr() for gradient in gradients] == [tensor.data_ptr() for tensor in saved]
+        again = torch.autograd.grad(3 * loss, inputs)
     with uk.use_backend("reference"):
         expected = torch.autograd.grad(3 * uk.lncc_loss(pred, target), inputs)
-    for gradient, wanted in zip(gradients, expected, strict=True):
+    for gradient, other, wanted in zip(gradients, again, expected, strict=True):
         assert not gradient.requires_grad
+        assert torch.equal(gradient, other)
+        assert gradient.data_ptr() != other.data_ptr()
         assert_close(gradient, wanted, GRADIENT_TOLERANCE[torch.float32])
+
+
+@EVERY_OP
+def test_the_short_way_and_the_operator_have_the_same_bits(
+    case: Case, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain tensors take the short way; whatever follows a call takes the operator."""
+    tensors = case.tensors(torch.float32)
+    results = []
+    with uk.use_backend(backend):
+        for short in (True, False):
+            if not short:
+                monkeypatch.setattr(eager, "nobody_looks_on", lambda tensors: False)
+            loss = case.loss(*tensors)
+            names = type(loss.grad_fn).__name__
+            assert ("Step" in names) == short
+            results.append([loss, *torch.autograd.grad(3 * loss, tensors, retain_graph=True)])
+            first = torch.autograd.grad((3 * loss).sin(), tensors, create_graph=True)
+            results[-1] += torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+class Watcher(TorchDispatchMode):
+    """Notes the operators that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        self.seen.append(str(function))
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_a_dispatch_mode_sees_the_operators(op: str) -> None:
+    tensors = Case(op).tensors(torch.float32)
+    with Watcher() as watcher:
+        Case(op).loss(*tensors).backward()
+    assert f"usreg.{op}.default" in watcher.seen
+    assert f"usreg.{op}_backward.default" in watcher.seen
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_meta_tensors_have_a_loss_of_the_right_shape(op: str) -> None:
+    tensors = [tensor.detach().to("meta").requires_grad_() for tensor in Case(op).tensors(torch.float32)]
+    loss = Case(op).loss(*tensors)
+    assert (loss.shape, loss.dtype, loss.is_meta) == ((), torch.float32, True)
+    assert torch.autograd.grad(loss, tensors)[0].shape == tensors[0].shape
 
 
 def test_double_backward_of_inputs_that_depend_on_each_other() -> None:

@@ -10,11 +10,13 @@ An op is a pair of torch operators in the namespace ``usreg``::
 ``saved`` is whatever the backend wants back: a finished gradient, adjoint maps, or nothing. ``backend`` is the choice
 that :func:`usreg_kernels.dispatch.select` made before the call: it travels with the call, so a compiled graph, its
 fake tensors and the backward pass agree on it. Double backward differentiates the reference's backward formula.
+
+Plain tensors take a shorter way to the same backend, without the operator (:mod:`usreg_kernels.ops.eager`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import torch
 
 from usreg_kernels import dispatch
+from usreg_kernels.ops import eager
 
 LIBRARY = torch.library.Library("usreg", "DEF")
 
@@ -36,25 +39,6 @@ def loss_dtype(dtype: torch.dtype) -> torch.dtype:
 def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
     """The dtype in which the reference computes: float64 wherever the device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
-# Private to torch: without it no backward pass counts as the last.
-_graph_is_kept: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-
-
-def _is_last_use(ctx: Any, tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether the backward pass that runs frees what was saved, so that nobody sees it overwritten.
-
-    Not so if the operator was called by itself, whose caller may hold what it saved, nor while the pass is recorded,
-    for a second derivative or by a compiler, whose tensors are no plain ones.
-    """
-    return (
-        getattr(ctx, "alone_holds_saved", False)
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and all(type(tensor) is torch.Tensor for tensor in tensors)
-        and not _graph_is_kept()
-    )
 
 
 @dataclass(frozen=True)
@@ -98,14 +82,17 @@ class Op:
     def __call__(self, tensors: tuple[torch.Tensor, ...], mask: torch.Tensor | None, params: Params) -> torch.Tensor:
         """Choose the backend and run; ``params`` are checked already (:mod:`usreg_kernels.functional`)."""
         arguments = self.arguments(tensors, mask)
-        backend = dispatch.select(self.name, arguments, params)
+        name = dispatch.select(self.name, arguments, params)
         grad_mode = torch.is_grad_enabled()
         needs_grad = [grad_mode and tensor.requires_grad for tensor in tensors]
-        operator = getattr(torch.ops.usreg, self.name).default
-        loss: torch.Tensor = operator(*arguments, **params, needs_grad=needs_grad, backend=backend)[0]
-        if not torch.compiler.is_compiling() and loss.grad_fn is not None:
-            loss.grad_fn.alone_holds_saved = True  # type: ignore[attr-defined]  # the context of backward
-        return loss
+        if not eager.nobody_looks_on(arguments):
+            operator = getattr(torch.ops.usreg, self.name).default
+            return operator(*arguments, **params, needs_grad=needs_grad, backend=name)[0]
+        dispatch.warn_if_slow(self.name, name, tensors[0].device)
+        backend = dispatch.get_backend(self.name, name)
+        if any(needs_grad):
+            return eager.Step.apply(eager.Call(self.name, backend, params, len(tensors)), *arguments)
+        return backend.forward(*arguments, needs_grad=needs_grad, **params)[0]
 
     def arguments(
         self, tensors: tuple[torch.Tensor, ...], mask: torch.Tensor | None
@@ -165,16 +152,8 @@ class Op:
             tensors, saved = stored[: len(nothing)], stored[len(nothing) :]
             needs_grad = list(ctx.needs_input_grad[:count])
             params = {**ctx.params, "needs_grad": needs_grad}
-            found: list[torch.Tensor] | None = None
-            if saved and _is_last_use(ctx, (grad_output, *saved)):
-                backend = params.pop("backend")
-                own = [tensor.detach() for tensor in saved]
-                found = dispatch.get_backend(self.name, backend).backward_in_place(grad_output, own, *tensors, **params)
-                params["backend"] = backend
-            if found is None:
-                operator = getattr(torch.ops.usreg, f"{self.name}_backward").default
-                found = operator(grad_output, saved, *tensors, **params)
-            gradients = iter(found)
+            operator = getattr(torch.ops.usreg, f"{self.name}_backward").default
+            gradients = iter(operator(grad_output, saved, *tensors, **params))
             return (*(next(gradients) if needed else None for needed in needs_grad), *nothing[count:])
 
         def setup_double(ctx: Any, inputs: Any, keyword_only_inputs: Params, output: Any) -> None:

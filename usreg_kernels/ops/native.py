@@ -31,7 +31,7 @@ def register(
     forward: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]],
     backward: Callable[..., list[torch.Tensor]],
     saved_like: Callable[..., list[torch.Tensor]] = dispatch.Backend.saved_like,
-    backward_in_place: Callable[..., list[torch.Tensor] | None] = dispatch.Backend.backward_in_place,
+    backward_in_place: Callable[..., list[torch.Tensor]] | None = None,
     names: Sequence[str] = ("cpu", "cuda"),
 ) -> None:
     """Register an op's compiled backends, one per library; they differ in what torch calls for a device.
@@ -51,7 +51,7 @@ def register(
                 partial(forward, torch.ops.usreg),
                 partial(backward, torch.ops.usreg),
                 saved_like,
-                partial(backward_in_place, torch.ops.usreg),
+                None if backward_in_place is None else partial(backward_in_place, torch.ops.usreg),
                 missing=partial(library.reason, name),
                 declines=declines(name),
             ),

@@ -5,6 +5,7 @@ The kernels of both read ``csrc/common/field_terms.h``. Nothing is saved for bac
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,11 +20,16 @@ LIBRARY.define(
 )
 
 
+@lru_cache(maxsize=256)
+def _scales(shape: torch.Size, normalize: bool) -> list[float]:
+    """What multiplies each difference of a field of this shape: (components, pairs of axes)."""
+    by_pair = [pair_scale(shape, axes, normalize) for axes, _ in axis_pairs(len(shape))]
+    return [scale for component in zip(*by_pair, strict=True) for scale in component]
+
+
 def _arguments(dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[Any, ...]:
-    """The operators' arguments that are no tensors; the scales are (components, pairs of axes)."""
-    by_pair = [pair_scale(dvf.shape, axes, normalize) for axes, _ in axis_pairs(dvf.ndim)]
-    scales = [scale for component in zip(*by_pair, strict=True) for scale in component]
-    return scales, REDUCTION_CODES[reduction]
+    """The operators' arguments that are no tensors."""
+    return _scales(dvf.shape, normalize), REDUCTION_CODES[reduction]
 
 
 def forward(

@@ -18,7 +18,7 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "dvf_mse_native_backward(Tensor grad_output, Tensor pred_dvf, Tensor gt_dvf, Tensor? mask, Tensor weight, "
-    "int reduction, bool pred_grad, bool gt_grad) -> (Tensor, Tensor)"
+    "int reduction, bool pred_grad, bool gt_grad) -> (Tensor?, Tensor?)"
 )
 
 

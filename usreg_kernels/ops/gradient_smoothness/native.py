@@ -5,6 +5,7 @@ The kernels of both read ``csrc/common/field_terms.h``. Nothing is saved for bac
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,13 +19,19 @@ LIBRARY.define(f"gradient_smoothness_native_forward(Tensor dvf, {_PARAMS}) -> Te
 LIBRARY.define(f"gradient_smoothness_native_backward(Tensor grad_output, Tensor dvf, {_PARAMS}) -> Tensor")
 
 
+@lru_cache(maxsize=256)
+def scales(shape: torch.Size, spacing: tuple[float, ...] | None, normalize: bool) -> list[float]:
+    """What multiplies each difference of a field of this shape: (components, axes), one row after the other."""
+    by_axis = [axis_scale(shape, axis, spacing, normalize) for axis in range(2, len(shape))]
+    return [scale for component in zip(*by_axis, strict=True) for scale in component]
+
+
 def _arguments(
     dvf: torch.Tensor, penalty: str, scheme: str, spacing: list[float] | None, normalize: bool, reduction: str
 ) -> tuple[Any, ...]:
-    """The operators' arguments that are no tensors; the scales are (components, axes)."""
-    by_axis = [axis_scale(dvf.shape, axis, spacing, normalize) for axis in range(2, dvf.ndim)]
-    scales = [scale for component in zip(*by_axis, strict=True) for scale in component]
-    return penalty == "l1", scheme == "central", scales, REDUCTION_CODES[reduction]
+    """The operators' arguments that are no tensors."""
+    found = scales(dvf.shape, None if spacing is None else tuple(spacing), normalize)
+    return penalty == "l1", scheme == "central", found, REDUCTION_CODES[reduction]
 
 
 def forward(

@@ -47,7 +47,7 @@ def difference_adjoint(d: torch.Tensor, axis: int, scheme: str) -> torch.Tensor:
     return (_pad(d, axis, 2, 0) - _pad(d, axis, 0, 2)) / 2.0
 
 
-def axis_scale(shape: Sequence[int], axis: int, spacing: list[float] | None, normalize: bool) -> list[float]:
+def axis_scale(shape: Sequence[int], axis: int, spacing: Sequence[float] | None, normalize: bool) -> list[float]:
     """What multiplies the differences along an axis, for each component of a field (B, n, spatial...).
 
     1 / spacing, and size(axis) / size(component's own axis) to normalise.

@@ -24,7 +24,7 @@ _INPUTS = (
 LIBRARY.define(f"lncc_cuda_forward({_INPUTS}, int map_count) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
     f"lncc_cuda_backward(Tensor grad_output, Tensor divisor, Tensor maps, {_INPUTS}, bool pred_grad, "
-    "bool target_grad) -> (Tensor, Tensor)"
+    "bool target_grad) -> (Tensor?, Tensor?)"
 )
 
 _MAP_BLOCK = 32  # ``kMapBlock`` of csrc/cuda/lncc_problem.cuh: columns of a block of the maps

@@ -8,6 +8,7 @@ for no gradient, and for reduction ``none``, whose ``grad_output`` is a map; bac
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,20 +22,24 @@ _INPUTS = (
     "Tensor pred, Tensor target, Tensor? mask, float[] window_z, float[] window_y, float[] window_x, float volume, "
     "float smooth_nr, float smooth_dr, int reduction, bool pred_grad, bool target_grad"
 )
-LIBRARY.define(f"lncc_native_forward({_INPUTS}) -> (Tensor, Tensor, Tensor)")
-LIBRARY.define(f"lncc_native_backward(Tensor grad_output, {_INPUTS}) -> (Tensor, Tensor)")
+LIBRARY.define(f"lncc_native_forward({_INPUTS}) -> (Tensor, Tensor?, Tensor?)")
+LIBRARY.define(f"lncc_native_backward(Tensor grad_output, {_INPUTS}) -> (Tensor?, Tensor?)")
 LIBRARY.define("lncc_native_scale(Tensor grad_output, Tensor gradient, Tensor like) -> Tensor")
 LIBRARY.define("lncc_native_scale_(Tensor grad_output, Tensor(a!) gradient) -> ()")
+
+
+@lru_cache(maxsize=256)
+def _window_arguments(kernel_type: str, kernel_size: tuple[int, ...]) -> tuple[Any, ...]:
+    """The weights along z, y, x, and the window's volume; missing axes have a window of one."""
+    window = make_window(kernel_type, kernel_size)
+    return (*((1.0,),) * (3 - len(window.weights)), *window.weights, window.volume)
 
 
 def _arguments(
     kernel_size: list[int], kernel_type: str, reduction: str, smooth_nr: float, smooth_dr: float
 ) -> tuple[Any, ...]:
-    """The operators' arguments that are no tensors, but for the flags; missing axes have a window of one."""
-    window = make_window(kernel_type, tuple(kernel_size))
-    missing = 3 - len(window.weights)
-    weights = ((1.0,),) * missing + window.weights
-    return (*weights, window.volume, smooth_nr, smooth_dr, REDUCTION_CODES[reduction])
+    """The operators' arguments that are no tensors, but for the flags."""
+    return (*_window_arguments(kernel_type, tuple(kernel_size)), smooth_nr, smooth_dr, REDUCTION_CODES[reduction])
 
 
 def _saves(needs_grad: list[bool], reduction: str) -> bool:
@@ -75,24 +80,6 @@ def _still_needed(saved: list[torch.Tensor], needs_grad: list[bool]) -> list[tor
     return [gradient for gradient, needed in zip(saved, needs_grad, strict=True) if needed]
 
 
-def backward_in_place(
-    kernels: Any,
-    grad_output: torch.Tensor,
-    saved: list[torch.Tensor],
-    pred: torch.Tensor,
-    *_: Any,
-    needs_grad: list[bool],
-    **params: Any,
-) -> list[torch.Tensor] | None:
-    """The saved gradients themselves, ``grad_output`` multiplied in; none where they are not of the input's dtype."""
-    if not saved or saved[0].dtype != pred.dtype:
-        return None
-    gradients = _still_needed(saved, needs_grad)
-    for gradient in gradients:
-        kernels.lncc_native_scale_(grad_output, gradient)
-    return gradients
-
-
 def backward(
     kernels: Any,
     grad_output: torch.Tensor,
@@ -112,6 +99,18 @@ def backward(
     arguments = _arguments(reduction=reduction, **window)
     gradients = kernels.lncc_native_backward(grad_output, pred, target, mask, *arguments, *needs_grad)
     return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
+
+
+def backward_in_place(
+    kernels: Any, grad_output: torch.Tensor, saved: list[torch.Tensor], pred: torch.Tensor, *others: Any, **params: Any
+) -> list[torch.Tensor]:
+    """As ``backward``; the saved gradients themselves, scaled where they lie, if they are of the input's dtype."""
+    if not saved or saved[0].dtype != pred.dtype:
+        return backward(kernels, grad_output, saved, pred, *others, **params)
+    gradients = _still_needed(saved, params["needs_grad"])
+    for gradient in gradients:
+        kernels.lncc_native_scale_(grad_output, gradient)
+    return gradients
 
 
 register("lncc", forward, backward, saved_like, backward_in_place, names=("cpu",))
