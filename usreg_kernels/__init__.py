@@ -4,6 +4,8 @@ from usreg_kernels import LNCCLoss
 loss = LNCCLoss(kernel_size=9)(warped, fixed)
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from usreg_kernels import integrations, library
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
 from usreg_kernels.functional import (
@@ -14,14 +16,27 @@ from usreg_kernels.functional import (
     gradient_smoothness_loss,
     lncc_loss,
 )
-from usreg_kernels.modules import BendingEnergyLoss, DVFMSELoss, GradientSmoothnessLoss, LNCCLoss
+from usreg_kernels.modules import (
+    BendingEnergyLoss,
+    DVFMSELoss,
+    DVFSupervisionLoss,
+    GradientSmoothnessLoss,
+    LNCCLoss,
+)
+
+try:
+    __version__ = version("usreg")
+except PackageNotFoundError:  # used from a source tree that was never installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "BackendError",
     "BendingEnergyLoss",
     "DVFMSELoss",
+    "DVFSupervisionLoss",
     "GradientSmoothnessLoss",
     "LNCCLoss",
+    "__version__",
     "available_backends",
     "bending_energy_loss",
     "dvf_mse_loss",

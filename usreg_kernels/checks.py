@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
 from usreg_kernels.ops.contract import loss_dtype
@@ -33,8 +34,15 @@ def check_kernel_type(kernel_type: object) -> str:
 
 
 def check_kernel_size(kernel_size: int | Sequence[int], spatial_dims: int) -> list[int]:
-    """One odd positive size per spatial axis, from one int or one per axis."""
-    sizes = [kernel_size] * spatial_dims if isinstance(kernel_size, int) else list(kernel_size)
+    """One odd positive size per spatial axis, from one integer (NumPy's too) or one per axis."""
+    if isinstance(kernel_size, int):
+        sizes = [kernel_size] * spatial_dims
+    elif isinstance(kernel_size, np.integer):
+        sizes = [int(kernel_size)] * spatial_dims
+    elif isinstance(kernel_size, Iterable) and not isinstance(kernel_size, str):
+        sizes = [int(size) if isinstance(size, np.integer) else size for size in kernel_size]
+    else:
+        raise TypeError(f"kernel_size must be an int or one int per spatial axis, got {kernel_size!r}")
     if len(sizes) != spatial_dims:
         raise ValueError(
             f"kernel_size must be an int or one int per spatial axis ({spatial_dims}), got {kernel_size!r}"
@@ -47,14 +55,30 @@ def check_kernel_size(kernel_size: int | Sequence[int], spatial_dims: int) -> li
     return sizes
 
 
-def check_spacing(spacing: Sequence[float] | None, spatial_dims: int) -> list[float] | None:
-    """One positive number per spatial axis, or None."""
+def check_number(name: str, value: object, least: float = -math.inf) -> float:
+    """A finite number, not less than ``least``."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not math.isfinite(number) or number < least:
+        wanted = "a finite number" if least == -math.inf else f"a finite number of at least {least:g}"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return number
+
+
+def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) -> list[float] | None:
+    """One positive number per spatial axis, from one number or one per axis; or None."""
     if spacing is None:
         return None
-    values = [float(value) for value in spacing]
-    if len(values) != spatial_dims or not all(math.isfinite(value) and value > 0 for value in values):
+    if isinstance(spacing, Iterable) and not isinstance(spacing, str):
+        values = [check_number("spacing", value) for value in spacing]
+    else:
+        values = [check_number("spacing", spacing)] * spatial_dims
+    if len(values) != spatial_dims or not all(value > 0 for value in values):
         raise ValueError(
-            f"spacing must be {spatial_dims} positive numbers (mm per voxel, one per axis), got {spacing!r}"
+            f"spacing must be {spatial_dims} positive numbers (mm per voxel, one per axis), or one for all axes, "
+            f"got {spacing!r}"
         )
     return values
 

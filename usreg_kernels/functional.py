@@ -2,7 +2,11 @@
 
 Shapes are (B, C, D, H, W), or fewer spatial axes; axes and vector components are in the order z, y, x. Inputs are
 float64, float32, float16 or bfloat16. A loss is float64 for float64 input and float32 for every other; a gradient has
-the dtype of its input. Double backward works. Nothing waits for the device.
+the dtype of its input. Nothing waits for the device.
+
+Double backward works, and so do the transforms of ``torch.func``, forward-mode derivatives and several gradients at
+once (``is_grads_batched``): these compute through the plain PyTorch reference, whatever backend was chosen. A tensor
+subclass such as MONAI's ``MetaTensor`` counts as the tensor that it holds; a loss is always a plain tensor.
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ def gradient_smoothness_loss(
     *,
     penalty: str = "l2",
     scheme: str = "forward",
-    spacing: Sequence[float] | None = None,
+    spacing: float | Sequence[float] | None = None,
     normalize: bool = False,
     reduction: str = "mean",
 ) -> torch.Tensor:
@@ -83,7 +87,7 @@ def gradient_smoothness_loss(
         penalty: ``"l2"`` (squared differences) or ``"l1"`` (absolute differences).
         scheme: ``"forward"``, the sum over axes of ``mean(torch.diff(dvf, dim) ** 2)``: an axis of size 1 adds 0;
             ``"central"``, MONAI 1.6's ``DiffusionLoss``: interior voxels only, at least 3 voxels along each axis.
-        spacing: mm per voxel, one positive number per axis (z, y, x); divides that axis' differences.
+        spacing: mm per voxel, a positive number for all axes or one per axis (z, y, x); divides an axis' differences.
         normalize: multiply a component's differences along an axis by size(axis) / size(component's axis), as MONAI.
         reduction: ``"mean"``, ``"sum"``, or ``"none"``: the map of the sum over axes, of the field's shape with a
             missing neighbour counting 0 (``forward``), or of its interior's shape (``central``).
@@ -147,7 +151,7 @@ def dvf_supervision_loss(
     *,
     mse_weight: float = 1.0,
     smooth_weight: float = 0.01,
-    spacing: Sequence[float] | None = None,
+    spacing: float | Sequence[float] | None = None,
 ) -> torch.Tensor:
     """``mse_weight * dvf_mse_loss(pred_dvf, gt_dvf) + smooth_weight * gradient_smoothness_loss(pred_dvf)``.
 
@@ -158,7 +162,7 @@ def dvf_supervision_loss(
         gt_dvf: the known displacements, same shape, dtype, device and unit.
         mse_weight: weight of the mean squared error.
         smooth_weight: weight of the smoothness of ``pred_dvf``: forward differences, squared.
-        spacing: mm per voxel, one positive number per axis (z, y, x); divides that axis' differences.
+        spacing: mm per voxel, a positive number for all axes or one per axis (z, y, x); divides an axis' differences.
 
     Returns:
         A scalar in squared units of the fields. The mean of an empty batch is NaN.
@@ -206,14 +210,19 @@ def _check_lncc(
         "kernel_size": checks.check_kernel_size(kernel_size, dims),
         "kernel_type": checks.check_kernel_type(kernel_type),
         "reduction": checks.check_reduction(reduction),
-        "smooth_nr": float(smooth_nr),
-        "smooth_dr": float(smooth_dr),
+        "smooth_nr": checks.check_number("smooth_nr", smooth_nr),
+        "smooth_dr": checks.check_number("smooth_dr", smooth_dr, least=0.0),
     }
     return LNCC, (pred, target), checks.check_mask(mask, pred), params
 
 
 def _check_gradient_smoothness(
-    dvf: torch.Tensor, penalty: str, scheme: str, spacing: Sequence[float] | None, normalize: bool, reduction: str
+    dvf: torch.Tensor,
+    penalty: str,
+    scheme: str,
+    spacing: float | Sequence[float] | None,
+    normalize: bool,
+    reduction: str,
 ) -> Checked:
     scheme = checks.check_choice("scheme", scheme, SCHEMES)
     dims = checks.check_field("dvf", dvf, smallest=3 if scheme == "central" else 0)
@@ -244,13 +253,13 @@ def _check_dvf_supervision(
     gt_dvf: torch.Tensor,
     mse_weight: float,
     smooth_weight: float,
-    spacing: Sequence[float] | None,
+    spacing: float | Sequence[float] | None,
 ) -> Checked:
     checks.check_pair("pred_dvf", pred_dvf, "gt_dvf", gt_dvf)
     dims = checks.check_field("pred_dvf", pred_dvf, smallest=0)
     params = {
-        "mse_weight": float(mse_weight),
-        "smooth_weight": float(smooth_weight),
+        "mse_weight": checks.check_number("mse_weight", mse_weight),
+        "smooth_weight": checks.check_number("smooth_weight", smooth_weight),
         "spacing": checks.check_spacing(spacing, dims),
     }
     return DVF_SUPERVISION, (pred_dvf, gt_dvf), None, params

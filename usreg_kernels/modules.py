@@ -1,4 +1,4 @@
-"""The four losses as modules that hold their arguments; the names and orders of MONAI's where MONAI has them."""
+"""The losses as modules that hold their arguments; the names and orders of MONAI's where MONAI has them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from usreg_kernels.functional import (
     SCHEMES,
     bending_energy_loss,
     dvf_mse_loss,
+    dvf_supervision_loss,
     gradient_smoothness_loss,
     lncc_loss,
 )
@@ -25,6 +26,14 @@ class _Loss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._arguments)
+
+
+def _checked_spacing(spacing: float | Sequence[float] | None) -> float | list[float] | None:
+    """A spacing whose number of axes will be known with the first field."""
+    if isinstance(spacing, Sequence):
+        return checks.check_spacing(spacing, len(spacing))
+    checked = checks.check_spacing(spacing, 1)
+    return None if checked is None else checked[0]
 
 
 class LNCCLoss(_Loss):
@@ -53,8 +62,8 @@ class LNCCLoss(_Loss):
         self.kernel_size = kernel_size
         self.kernel_type = checks.check_kernel_type(kernel_type)
         self.reduction = checks.check_reduction(reduction)
-        self.smooth_nr = float(smooth_nr)
-        self.smooth_dr = float(smooth_dr)
+        self.smooth_nr = checks.check_number("smooth_nr", smooth_nr)
+        self.smooth_dr = checks.check_number("smooth_dr", smooth_dr, least=0.0)
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The loss of ``pred`` and ``target`` (B, C, spatial...), with an optional ``mask`` (B, 1 or C, spatial...)."""
@@ -87,14 +96,14 @@ class GradientSmoothnessLoss(_Loss):
         self,
         penalty: str = "l2",
         scheme: str = "forward",
-        spacing: Sequence[float] | None = None,
+        spacing: float | Sequence[float] | None = None,
         normalize: bool = False,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
         self.penalty = checks.check_choice("penalty", penalty, PENALTIES)
         self.scheme = checks.check_choice("scheme", scheme, SCHEMES)
-        self.spacing = checks.check_spacing(spacing, len(spacing)) if spacing is not None else None
+        self.spacing = _checked_spacing(spacing)
         self.normalize = normalize
         self.reduction = checks.check_reduction(reduction)
 
@@ -137,3 +146,30 @@ class DVFMSELoss(_Loss):
     def forward(self, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The error of ``pred_dvf`` against ``gt_dvf`` (B, C, spatial...), with an optional ``mask``."""
         return dvf_mse_loss(pred_dvf, gt_dvf, mask=mask, reduction=self.reduction)
+
+
+class DVFSupervisionLoss(_Loss):
+    """Mean squared error of a predicted field, and its smoothness; see :func:`usreg_kernels.dvf_supervision_loss`."""
+
+    _arguments = ("mse_weight", "smooth_weight", "spacing")
+
+    def __init__(
+        self,
+        mse_weight: float = 1.0,
+        smooth_weight: float = 0.01,
+        spacing: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.mse_weight = checks.check_number("mse_weight", mse_weight)
+        self.smooth_weight = checks.check_number("smooth_weight", smooth_weight)
+        self.spacing = _checked_spacing(spacing)
+
+    def forward(self, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor) -> torch.Tensor:
+        """The loss of ``pred_dvf`` (B, n, spatial...), which is known to be ``gt_dvf``."""
+        return dvf_supervision_loss(
+            pred_dvf,
+            gt_dvf,
+            mse_weight=self.mse_weight,
+            smooth_weight=self.smooth_weight,
+            spacing=self.spacing,
+        )

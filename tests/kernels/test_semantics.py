@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,6 +173,46 @@ def test_smoothness_of_a_single_voxel_is_zero() -> None:
     loss = uk.gradient_smoothness_loss(dvf)
     assert loss == 0
     assert torch.equal(torch.autograd.grad(loss, dvf)[0], torch.zeros(1, 3, 1, 1, 1))
+
+
+def test_numpy_integers_are_windows() -> None:
+    pair = _rand(1, 1, 5, 6, 7), _rand(1, 1, 5, 6, 7)
+    expected = uk.lncc_loss(*pair, kernel_size=(3, 5, 3))
+    assert torch.equal(uk.lncc_loss(*pair, kernel_size=np.array([3, 5, 3])), expected)
+    assert torch.equal(uk.lncc_loss(*pair, kernel_size=np.int64(5)), uk.lncc_loss(*pair, kernel_size=5))
+
+
+def test_one_spacing_holds_for_all_axes() -> None:
+    dvf, gt = _rand(1, 3, 5, 6, 7), _rand(1, 3, 5, 6, 7)
+    expected = uk.gradient_smoothness_loss(dvf, spacing=(2.0, 2.0, 2.0))
+    assert torch.equal(uk.gradient_smoothness_loss(dvf, spacing=2.0), expected)
+    assert torch.equal(uk.GradientSmoothnessLoss(spacing=2.0)(dvf), expected)
+    expected = uk.dvf_supervision_loss(dvf, gt, mse_weight=2.0, smooth_weight=0.5, spacing=[2.0, 2.0, 2.0])
+    assert torch.equal(uk.DVFSupervisionLoss(2.0, 0.5, spacing=2.0)(dvf, gt), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: uk.dvf_supervision_loss(x, x, mse_weight="a"), TypeError, "mse_weight must be a number, got 'a'"),
+        (
+            lambda x: uk.dvf_supervision_loss(x, x, smooth_weight=float("nan")),
+            ValueError,
+            "smooth_weight must be a fin",
+        ),
+        (lambda x: uk.DVFSupervisionLoss(mse_weight=None), TypeError, "mse_weight must be a number, got None"),
+        (lambda x: uk.lncc_loss(x, x, smooth_dr=-1), ValueError, "smooth_dr must be a finite number of at least 0"),
+        (lambda x: uk.LNCCLoss(smooth_dr=-1), ValueError, "smooth_dr must be a finite number of at least 0"),
+        (lambda x: uk.lncc_loss(x, x, smooth_nr="much"), TypeError, "smooth_nr must be a number, got 'much'"),
+        (lambda x: uk.gradient_smoothness_loss(x, spacing="mm"), TypeError, "spacing must be a number, got 'mm'"),
+        (lambda x: uk.gradient_smoothness_loss(x, spacing=-1.0), ValueError, "spacing must be a positive number"),
+        (lambda x: uk.lncc_loss(x, x, kernel_size=None), TypeError, "kernel_size must be an int"),
+        (lambda x: uk.lncc_loss(x, x, kernel_size="9"), TypeError, "kernel_size must be an int"),
+    ],
+)
+def test_bad_numbers_are_refused_by_name(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(_rand(1, 3, 5, 6, 7))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, -1.0, 1.0), (float("nan"), 1.0, 1.0)])

@@ -81,8 +81,10 @@ class Op:
 
     def __call__(self, tensors: tuple[torch.Tensor, ...], mask: torch.Tensor | None, params: Params) -> torch.Tensor:
         """Choose the backend and run; ``params`` are checked already (:mod:`usreg_kernels.functional`)."""
-        arguments = self.arguments(tensors, mask)
+        arguments = tuple(eager.without_subclass(tensor) for tensor in self.arguments(tensors, mask))
         name = dispatch.select(self.name, arguments, params)
+        if eager.is_transformed():
+            return self.reference.forward(*arguments, **params)
         grad_mode = torch.is_grad_enabled()
         needs_grad = [grad_mode and tensor.requires_grad for tensor in tensors]
         if not eager.nobody_looks_on(arguments):
@@ -91,7 +93,8 @@ class Op:
         dispatch.warn_if_slow(self.name, name, tensors[0].device)
         backend = dispatch.get_backend(self.name, name)
         if any(needs_grad):
-            return eager.Step.apply(eager.Call(self.name, backend, params, len(tensors)), *arguments)
+            call = eager.Call(self.name, self.reference, backend, params, len(tensors))
+            return eager.Step.apply(call, *arguments)
         return backend.forward(*arguments, needs_grad=needs_grad, **params)[0]
 
     def arguments(
@@ -152,8 +155,14 @@ class Op:
             tensors, saved = stored[: len(nothing)], stored[len(nothing) :]
             needs_grad = list(ctx.needs_input_grad[:count])
             params = {**ctx.params, "needs_grad": needs_grad}
-            operator = getattr(torch.ops.usreg, f"{self.name}_backward").default
-            gradients = iter(operator(grad_output, saved, *tensors, **params))
+            if eager.is_transformed(grad_output):
+                del params["backend"]
+                found = self.reference.backward(grad_output, *tensors, **params)
+            else:
+                found = getattr(torch.ops.usreg, f"{self.name}_backward").default(
+                    grad_output, saved, *tensors, **params
+                )
+            gradients = iter(found)
             return (*(next(gradients) if needed else None for needed in needs_grad), *nothing[count:])
 
         def setup_double(ctx: Any, inputs: Any, keyword_only_inputs: Params, output: Any) -> None:

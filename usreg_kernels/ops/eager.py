@@ -9,22 +9,51 @@ costs a fifth. Both ways run the same two halves of a backend, so their results 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from usreg_kernels.dispatch import Backend
 
-# Private to torch: without one of them, every call takes the operator.
-_dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-_function_transforms: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+# Private to torch, whose public interface tells of none of these.
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_function_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_is_batched: Callable[[torch.Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
+def without_subclass(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """The same numbers, in the same autograd graph, as a plain tensor, where a subclass only adds Python to it.
+
+    MONAI's ``MetaTensor`` is one. Subclasses that stand for something else than numbers at hand (fake or distributed
+    tensors, those of a compiler) are left as they are: the operator knows what to do with them.
+    """
+    if tensor is None or type(tensor) in _PLAIN or type(tensor).__torch_dispatch__ != torch.Tensor.__torch_dispatch__:
+        return tensor
+    return tensor.as_subclass(torch.Tensor)
+
+
+def is_transformed(grad_output: torch.Tensor | None = None) -> bool:
+    """Whether ``torch.func`` transforms a call, or forward-mode derivatives are computed, or many gradients at once.
+
+    Each asks for derivatives that backends do not have. The reference is made of operations that torch can transform.
+
+    Args:
+        grad_output: the incoming gradient, in a backward pass.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if _function_transforms() or forward_ad._current_level >= 0:
+        return True
+    return grad_output is not None and _is_batched(grad_output)  # autograd.grad(..., is_grads_batched=True)
+
+
 def nobody_looks_on(tensors: Sequence[torch.Tensor | None]) -> bool:
     """Whether a call with these tensors may go the short way: they hold numbers, and no tool follows the call."""
-    if torch.compiler.is_compiling() or _dispatch_modes() or _function_transforms():
+    if torch.compiler.is_compiling() or _dispatch_modes():
         return False
     for tensor in tensors:  # noqa: SIM110  # all() takes twice as long
         if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_meta):
@@ -37,12 +66,14 @@ class Call(NamedTuple):
 
     Attributes:
         op: its name.
+        reference: its reference.
         backend: the choice that was made for this call.
         params: the op's keyword arguments.
         differentiable: how many tensors may need a gradient; a mask may follow them.
     """
 
     op: str
+    reference: ModuleType
     backend: Backend
     params: dict[str, Any]
     differentiable: int
@@ -80,7 +111,9 @@ class Step(torch.autograd.Function):
             if saved is None:
                 with torch.no_grad():
                     saved = backend.forward(*tensors, **arguments)[1]
-        if torch.is_grad_enabled() or not nobody_looks_on((grad_output,)):  # recorded, for a second derivative
+        if is_transformed(grad_output):
+            found = call.reference.backward(grad_output, *tensors, **arguments)
+        elif torch.is_grad_enabled() or not nobody_looks_on((grad_output,)):  # recorded, for a second derivative
             operator = getattr(torch.ops.usreg, f"{call.op}_backward").default
             found = operator(grad_output, saved, *tensors, **arguments, backend=backend.name)
         elif backend.backward_in_place is not None and saved:
