@@ -55,12 +55,16 @@ def check_kernel_size(kernel_size: int | Sequence[int], spatial_dims: int) -> li
     return sizes
 
 
-def check_number(name: str, value: object, least: float = -math.inf) -> float:
-    """A finite number, not less than ``least``."""
+def _to_float(name: str, value: object) -> float:
     try:
-        number = float(value)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
+
+
+def check_number(name: str, value: object, least: float = -math.inf) -> float:
+    """A finite number, not less than ``least``."""
+    number = _to_float(name, value)
     if not math.isfinite(number) or number < least:
         wanted = "a finite number" if least == -math.inf else f"a finite number of at least {least:g}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
@@ -72,10 +76,10 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
     if spacing is None:
         return None
     if isinstance(spacing, Iterable) and not isinstance(spacing, str):
-        values = [check_number("spacing", value) for value in spacing]
+        values = [_to_float("spacing", value) for value in spacing]
     else:
-        values = [check_number("spacing", spacing)] * spatial_dims
-    if len(values) != spatial_dims or not all(value > 0 for value in values):
+        values = [_to_float("spacing", spacing)] * spatial_dims
+    if len(values) != spatial_dims or not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(
             f"spacing must be {spatial_dims} positive numbers (mm per voxel, one per axis), or one for all axes, "
             f"got {spacing!r}"

@@ -205,7 +205,7 @@ def test_one_spacing_holds_for_all_axes() -> None:
         (lambda x: uk.LNCCLoss(smooth_dr=-1), ValueError, "smooth_dr must be a finite number of at least 0"),
         (lambda x: uk.lncc_loss(x, x, smooth_nr="much"), TypeError, "smooth_nr must be a number, got 'much'"),
         (lambda x: uk.gradient_smoothness_loss(x, spacing="mm"), TypeError, "spacing must be a number, got 'mm'"),
-        (lambda x: uk.gradient_smoothness_loss(x, spacing=-1.0), ValueError, "spacing must be a positive number"),
+        (lambda x: uk.gradient_smoothness_loss(x, spacing=-1.0), ValueError, "spacing must be 3 positive numbers"),
         (lambda x: uk.lncc_loss(x, x, kernel_size=None), TypeError, "kernel_size must be an int"),
         (lambda x: uk.lncc_loss(x, x, kernel_size="9"), TypeError, "kernel_size must be an int"),
     ],
