@@ -6,7 +6,7 @@ import difflib
 import inspect
 import logging
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,10 +25,12 @@ class Accepted:
     Attributes:
         parameters: its keyword parameters by name; ``annotation`` is the evaluated type, or ``Parameter.empty``.
         open: whether it takes any other key too (``**kwargs``; ``**_`` only swallows keys and does not count).
+        swallows: whether it has a ``**_``.
     """
 
     parameters: dict[str, inspect.Parameter]
     open: bool
+    swallows: bool = False
 
     @property
     def required(self) -> list[str]:
@@ -48,13 +50,39 @@ def accepted_by(factory: Callable[..., Any]) -> Accepted:
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except (NameError, TypeError, AttributeError, SyntaxError):  # annotations that only a type checker can evaluate
         hints = {}  # such parameters go unchecked
-    parameters, is_open = {}, False
+    parameters, is_open, swallows = {}, False, False
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            is_open = not name.startswith("_")
+            swallows = name.startswith("_")
+            is_open = not swallows
         elif parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
             parameters[name] = parameter.replace(annotation=hints.get(name, inspect.Parameter.empty))
-    return Accepted(parameters, is_open)
+    return Accepted(parameters, is_open, swallows)
+
+
+def as_number(key: str, value: object) -> float:
+    """A number; text counts if it spells one, since YAML 1.1 reads ``1e-4`` as text.
+
+    Raises:
+        ValueError: the value is no number, naming the key.
+    """
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{key} is {value!r}; it must be a number") from None
+
+
+def _with_numbers(key: str, value: Any, annotation: Any) -> Any:
+    """The value, with text turned into a number where the annotation wants a number, or a sequence of some."""
+    wanted = {annotation, *typing.get_args(annotation)}
+    if isinstance(value, str) and wanted & {int, float} and str not in wanted and Any not in wanted:
+        number = as_number(key, value)
+        return int(number) if float not in wanted and number.is_integer() else number
+    if isinstance(value, list | tuple):
+        for inner in wanted:
+            if typing.get_origin(inner) in (list, tuple, Sequence):
+                return type(value)(_with_numbers(key, element, typing.get_args(inner)[0]) for element in value)
+    return value
 
 
 def _where(factory: Callable[..., Any]) -> str:
@@ -146,6 +174,9 @@ class Registry(dict[str, Callable[..., T]]):
             section: ``name`` and the factory's keys; ``params`` is merged under them.
             defaults: passed on where the factory names them (or takes ``**kwargs``) and the section does not set them.
 
+        Text that spells a number is a number where the factory's annotation wants one. A key that only a ``**_`` of the
+        factory takes does nothing, and gives a warning in the log.
+
         Raises:
             ConfigError: an unknown name, or the factory raised a ValueError or TypeError, whose text it repeats.
         """
@@ -154,9 +185,21 @@ class Registry(dict[str, Callable[..., T]]):
         for key, value in defaults.items():
             if accepted.open or key in accepted.parameters:
                 arguments.setdefault(key, value)
+        if accepted.swallows:
+            self._warn_of_swallowed(name, set(arguments) - set(accepted.parameters), accepted)
         try:
+            for key in arguments.keys() & accepted.parameters.keys():
+                arguments[key] = _with_numbers(key, arguments[key], accepted.parameters[key].annotation)
             return self[name](**arguments)
         except UsageError:
             raise
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.kind} '{name}': {error}") from error
+
+    def _warn_of_swallowed(self, name: str, keys: Iterable[str], accepted: Accepted) -> None:
+        for key in sorted(keys):
+            logger.warning(
+                "%s '%s' has no key '%s': it does nothing.%s Valid: %s",
+                *(self.kind, name, key, did_you_mean(key, accepted.parameters)),
+                ", ".join(sorted(accepted.parameters)) or "none",
+            )

@@ -193,8 +193,10 @@ def test_defaults_are_those_of_the_reference() -> None:
         "reduction": "mean",
         "smooth_nr": 0.0,
         "smooth_dr": 1e-5,
+        "clamp_smoothing": True,
     }
-    dvf = {"kernel_size": 9, "smooth_nr": 1e-4, "smooth_dr": 1e-2, "image_weight": 1.0, "dvf_weight": 1.0}
+    smoothing = {"smooth_nr": 1e-4, "smooth_dr": 1e-2, "clamp_smoothing": True}
+    dvf = {"kernel_size": 9, **smoothing, "image_weight": 1.0, "dvf_weight": 1.0}
     reference: dict[str, dict[str, Any]] = {
         "lncc": lncc,
         "lncc_dvf": {**dvf, "smooth_weight": 0.0},
@@ -341,3 +343,55 @@ def test_register_loss_is_the_registry() -> None:
             build_loss({"name": "test_losses_own", "unknown": 1})
     finally:
         del LOSS_REGISTRY["test_losses_own"]
+
+
+# ---- smoothing terms -------------------------------------------------------------------------------------------------
+
+
+def test_the_default_smoothing_is_raised_without_a_message(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        loss = build_loss({"name": "lncc"})
+    assert (loss.lncc.smooth_nr, loss.lncc.smooth_dr) == (1e-4, 1e-2)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["lncc", "lncc_dice", "lncc_dvf", "lncc_smooth"])
+def test_smoothing_is_taken_as_given_when_asked(name: str) -> None:
+    loss = build_loss({"name": name, "smooth_nr": 0.0, "smooth_dr": 1e-6, "clamp_smoothing": False})
+    lncc = getattr(loss, "image_loss", loss).lncc
+    assert (lncc.smooth_nr, lncc.smooth_dr) == (0.0, 1e-6)
+
+
+def test_a_loss_below_minus_one_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    image = 0.5 + 0.0037 * torch.randn(1, 1, 24, 24, 24)
+    loss = build_loss({"name": "lncc", "kernel_size": 9})
+    with caplog.at_level(logging.WARNING):
+        assert loss(image, image) < -1.2
+        loss(image, image)
+    assert len(caplog.records) == 1
+    assert "clamp_smoothing=false" in caplog.text
+    caplog.clear()
+    as_given = build_loss({"name": "lncc", "kernel_size": 9, "clamp_smoothing": False})
+    assert as_given(image, image).item() == pytest.approx(-1.0, abs=1e-3)
+    assert not caplog.records
+
+
+def test_numbers_may_be_text() -> None:
+    """YAML 1.1, which PyYAML reads, makes text of 1e-4."""
+    given = {"name": "lncc", "kernel_size": "5", "smooth_nr": "1e-3", "smooth_dr": "2e-2"}
+    assert repr(build_loss(given)) == repr(
+        build_loss({**given, "kernel_size": 5, "smooth_nr": 1e-3, "smooth_dr": 0.02})
+    )
+    spaced = build_loss({"name": "lncc_smooth", "spacing": ["1", "2.0", "5e-1"]})
+    assert list(spaced.smoothness.spacing) == [1.0, 2.0, 0.5]
+    assert validate_smoothing_params("1e-3", "1") == (1e-3, 1.0)
+    for name, loss in (("smooth_nr", "lncc"), ("dvf_weight", "lncc_dvf")):
+        with pytest.raises(ConfigError, match=f"{name} is 'much'; it must be a number"):
+            build_loss({"name": loss, name: "much"})
+
+
+def test_a_key_that_does_nothing_gets_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        build_loss({"name": "lncc", "kernal_size": 5})
+    assert "'lncc' has no key 'kernal_size': it does nothing. Did you mean 'kernel_size'?" in caplog.text

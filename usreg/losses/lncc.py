@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +10,31 @@ from torch import nn
 
 from usreg_kernels import LNCCLoss
 
-from .utils import register_loss, to_common_dtype, validate_smoothing_params
+from .utils import (
+    DEFAULT_SMOOTHING,
+    MIN_SMOOTH_DR,
+    MIN_SMOOTH_NR,
+    register_loss,
+    to_common_dtype,
+    validate_smoothing_params,
+)
+
+logger = logging.getLogger(__name__)
+
+
+SLACK = 1e-4
+"""How far below -1 a mean may lie by rounding."""
 
 
 class LNCCImageLoss(nn.Module):
     """Negated mean (or sum) of the squared local correlation; -1 (mean) is a perfect match, 0 is none.
 
     The arithmetic and the arguments are those of :class:`usreg_kernels.LNCCLoss`, which follows MONAI.
+
+    The range is [-1, 0] only while ``smooth_nr`` is small beside ``smooth_dr ** 2``. At the values that both are raised
+    to, a window where either image is (nearly) constant reads -1, a perfect match, and one of low contrast down to -2:
+    such regions do not pull the registration, but the number is no measure of similarity. ``clamp_smoothing=False``
+    takes both terms as they are given, which is safe here, since sums are float32 or wider.
 
     Args:
         kernel_size: window in voxels, odd; one for all axes or one per axis (z, y, x).
@@ -24,6 +43,7 @@ class LNCCImageLoss(nn.Module):
         reduction: ``mean`` or ``sum``.
         smooth_nr: added to the numerator, raised to 1e-4 or more.
         smooth_dr: smallest variance, raised to 1e-2 or more.
+        clamp_smoothing: whether the two are raised.
 
     Raises:
         ValueError: an even window, or an unknown kernel type or reduction.
@@ -37,13 +57,18 @@ class LNCCImageLoss(nn.Module):
         reduction: str = "mean",
         smooth_nr: float = 0.0,
         smooth_dr: float = 1e-5,
+        clamp_smoothing: bool = True,
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(
                 f"reduction is {reduction!r}; it must be 'mean' or 'sum', because training minimises one number"
             )
-        smooth_nr, smooth_dr = validate_smoothing_params(smooth_nr, smooth_dr)
+        if clamp_smoothing:
+            given = smooth_nr, smooth_dr
+            raised = (MIN_SMOOTH_NR, MIN_SMOOTH_DR)
+            smooth_nr, smooth_dr = raised if given == DEFAULT_SMOOTHING else validate_smoothing_params(*given)
+        self._has_warned = False
         self.lncc = LNCCLoss(
             spatial_dims=spatial_dims,
             kernel_size=kernel_size if isinstance(kernel_size, int) else tuple(kernel_size),
@@ -56,7 +81,21 @@ class LNCCImageLoss(nn.Module):
     def forward(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """The loss of ``warped`` and ``fixed``, each (B, 1, D, H, W), as a float32 scalar."""
         loss: torch.Tensor = self.lncc(*to_common_dtype(warped, fixed))
+        self._warn_below_minus_one(loss)
         return loss
+
+    def _warn_below_minus_one(self, loss: torch.Tensor) -> None:
+        """Say once that the value is no correlation. On GPUs only in validation, since to look at it is to wait."""
+        if self._has_warned or self.lncc.reduction != "mean" or torch.compiler.is_compiling():
+            return
+        looks = loss.device.type == "cpu" or not torch.is_grad_enabled()
+        if looks and not loss.is_meta and loss.item() < -1.0 - SLACK:
+            self._has_warned = True
+            logger.warning(
+                "LNCC is %.4g, below -1: smooth_nr %g is large beside the square of smooth_dr %g, so windows of low "
+                "contrast count as more than a perfect match. clamp_smoothing=false takes the two as given",
+                *(loss.item(), self.lncc.smooth_nr, self.lncc.smooth_dr),
+            )
 
 
 def window(kernel_size: int | Sequence[int], patch_size: int | Sequence[int] | None) -> int | Sequence[int]:
@@ -81,8 +120,9 @@ def create_lncc(
     reduction: str = "mean",
     smooth_nr: float = 0.0,
     smooth_dr: float = 1e-5,
+    clamp_smoothing: bool = True,
     **_: object,
 ) -> nn.Module:
     """Local normalised cross-correlation; ``patch_size`` is another name of ``kernel_size``."""
     size = window(kernel_size, patch_size)
-    return LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr)
+    return LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr, clamp_smoothing)

@@ -108,6 +108,7 @@ def create_lncc_dice(
     reduction: str = "mean",
     smooth_nr: float = 0.0,
     smooth_dr: float = 1e-5,
+    clamp_smoothing: bool = True,
     dice_weight: float = 1.0,
     image_weight: float = 1.0,
     smooth_weight: float = 0.0,
@@ -115,5 +116,5 @@ def create_lncc_dice(
 ) -> nn.Module:
     """LNCC with the keys of ``lncc``, plus the overlap of the labels."""
     size = window(kernel_size, patch_size)
-    image_loss = LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr)
+    image_loss = LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr, clamp_smoothing)
     return LNCCWithDice(image_loss, dice_weight, image_weight, smooth_weight)

@@ -20,7 +20,7 @@ class LNCCWithDVFSupervision(nn.Module):
     Fields are in voxels, so the second term is in voxels squared. A dataset without true fields leaves it out.
 
     Args:
-        kernel_size, smooth_nr, smooth_dr: of the LNCC, see :class:`LNCCImageLoss`.
+        kernel_size, smooth_nr, smooth_dr, clamp_smoothing: of the LNCC, see :class:`LNCCImageLoss`.
         image_weight: weight of the LNCC.
         dvf_weight: weight of the mean squared error between predicted and true field.
         smooth_weight: weight of the field's gradient smoothness (forward differences, squared).
@@ -37,10 +37,13 @@ class LNCCWithDVFSupervision(nn.Module):
         image_weight: float = 1.0,
         dvf_weight: float = 1.0,
         smooth_weight: float = 0.0,
+        clamp_smoothing: bool = True,
     ) -> None:
         super().__init__()
         check_weights(image_weight=image_weight, dvf_weight=dvf_weight, smooth_weight=smooth_weight)
-        self.image_loss = LNCCImageLoss(kernel_size, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
+        self.image_loss = LNCCImageLoss(
+            kernel_size, smooth_nr=smooth_nr, smooth_dr=smooth_dr, clamp_smoothing=clamp_smoothing
+        )
         self.image_weight = image_weight
         self.dvf_weight = dvf_weight
         self.smooth_weight = smooth_weight
@@ -85,7 +88,10 @@ def create_lncc_dvf(
     image_weight: float = 1.0,
     dvf_weight: float = 1.0,
     smooth_weight: float = 0.0,
+    clamp_smoothing: bool = True,
     **_: object,
 ) -> nn.Module:
     """LNCC plus supervision by the true displacement field."""
-    return LNCCWithDVFSupervision(kernel_size, smooth_nr, smooth_dr, image_weight, dvf_weight, smooth_weight)
+    return LNCCWithDVFSupervision(
+        kernel_size, smooth_nr, smooth_dr, image_weight, dvf_weight, smooth_weight, clamp_smoothing
+    )

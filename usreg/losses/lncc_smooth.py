@@ -69,6 +69,7 @@ def create_lncc_smooth(
     reduction: str = "mean",
     smooth_nr: float = 0.0,
     smooth_dr: float = 1e-5,
+    clamp_smoothing: bool = True,
     smooth_weight: float = 0.01,
     penalty: str = "l2",
     spacing: Sequence[float] | None = None,
@@ -76,5 +77,5 @@ def create_lncc_smooth(
 ) -> nn.Module:
     """LNCC with the keys of ``lncc``, plus the smoothness of the field."""
     size = window(kernel_size, patch_size)
-    image_loss = LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr)
+    image_loss = LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr, clamp_smoothing)
     return LNCCWithSmoothness(image_loss, smooth_weight, penalty, spacing)

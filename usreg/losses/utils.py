@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..registry import Registry
+from ..registry import Registry, as_number
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ Term = tuple[float, Callable[[], torch.Tensor]]
 
 MIN_SMOOTH_NR = 1e-4
 MIN_SMOOTH_DR = 1e-2
+DEFAULT_SMOOTHING = (0.0, 1e-5)
+"""``smooth_nr`` and ``smooth_dr`` of a config that gives neither; they are raised without a message."""
 
 LOSS_REGISTRY: Registry[nn.Module] = Registry("loss")
 """Factories by name: each takes the keys of the config's ``loss`` section and returns an ``nn.Module``."""
@@ -45,10 +47,14 @@ def build_loss(cfg: Mapping[str, Any]) -> nn.Module:
     return LOSS_REGISTRY.build(cfg)
 
 
-def validate_smoothing_params(smooth_nr: float, smooth_dr: float) -> tuple[float, float]:
-    """Raise LNCC's smoothing terms to what is safe in half precision.
+def validate_smoothing_params(smooth_nr: float | str, smooth_dr: float | str) -> tuple[float, float]:
+    """Raise LNCC's smoothing terms to what is safe in an LNCC that computes in half precision.
 
-    A smaller ``smooth_dr`` divides by (nearly) zero where an image is constant: its square vanishes in float16.
+    A smaller ``smooth_dr`` divides by (nearly) zero where an image is constant: its square vanishes in float16. With
+    both terms at these values a window in which either image is constant counts as a perfect match.
+
+    Args:
+        smooth_nr, smooth_dr: numbers, or numbers as text, which YAML 1.1 makes of ``1e-4``.
 
     Returns:
         ``(smooth_nr, smooth_dr)``, at least 1e-4 and 1e-2. A change is logged, once for each pair of values.
@@ -56,6 +62,7 @@ def validate_smoothing_params(smooth_nr: float, smooth_dr: float) -> tuple[float
     Raises:
         ValueError: a value that is not a finite number.
     """
+    smooth_nr, smooth_dr = as_number("smooth_nr", smooth_nr), as_number("smooth_dr", smooth_dr)
     if not (math.isfinite(smooth_nr) and math.isfinite(smooth_dr)):
         raise ValueError(f"smooth_nr = {smooth_nr} and smooth_dr = {smooth_dr} must be finite numbers")
     raised = max(smooth_nr, MIN_SMOOTH_NR), max(smooth_dr, MIN_SMOOTH_DR)
