@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from usreg_kernels.ops.contract import loss_dtype
-from usreg_kernels.ops.reduction import REDUCTIONS
-from usreg_kernels.windows import KERNEL_TYPES
+from usreg_kernels.ops.operator import loss_dtype
+from usreg_kernels.ops.reduction import REDUCTIONS, Reduction
+from usreg_kernels.windows import KERNEL_TYPES, KernelType
+
+Name = TypeVar("Name", bound=str)
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_choice(name: str, value: object, valid: Sequence[str]) -> str:
+def check_choice(name: str, value: object, valid: Sequence[Name]) -> Name:
     """A string out of a few (an enum with such a value counts)."""
     value = getattr(value, "value", value)
-    if not isinstance(value, str) or value not in valid:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}, got {value!r}")
-    return value
+    for choice in valid:
+        if value == choice:
+            return choice
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}, got {value!r}")
 
 
-def check_reduction(reduction: object) -> str:
+def check_reduction(reduction: object) -> Reduction:
     """``none``, ``mean`` or ``sum``."""
     return check_choice("reduction", reduction, REDUCTIONS)
 
 
-def check_kernel_type(kernel_type: object) -> str:
+def check_kernel_type(kernel_type: object) -> KernelType:
     """``rectangular``, ``triangular`` or ``gaussian``."""
     return check_choice("kernel_type", kernel_type, KERNEL_TYPES)
 

@@ -1,101 +1,64 @@
 """Which backend runs an op: the automatic choice, the explicit one, and the reasons against the others.
 
-A backend implements the two halves of an op's contract (:mod:`usreg_kernels.ops.contract`) and says why it
-cannot take a call. The choice is made once, before the forward pass, and the backward pass stays with it.
+A backend (:mod:`usreg_kernels.backend`) says why it cannot take a call. The choice is made once, before the forward
+pass, and the backward pass stays with it.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-BACKEND_NAMES = ("reference", "cpu", "triton", "cuda")
-"""Every name that :func:`use_backend` and ``USREG_BACKEND`` take."""
+from usreg_kernels.backend import BACKEND_NAMES, Backend, BackendName, Tensors
 
-_AUTOMATIC = {"cpu": ("cpu", "reference"), "gpu": ("triton", "cuda", "reference")}
-
-Tensors = Sequence["torch.Tensor | None"]
+_AUTOMATIC: dict[str, tuple[BackendName, ...]] = {
+    "cpu": ("cpu", "reference"),
+    "gpu": ("triton", "cuda", "reference"),
+}
 
 
 class BackendError(RuntimeError):
     """A backend was asked for by name and cannot take the call; the message holds every backend's reason."""
 
 
-def _takes_every_call(tensors: Tensors, **params: Any) -> str | None:
-    return None
-
-
-def _available() -> str | None:
-    return None
-
-
-def _saves_nothing(*tensors: torch.Tensor | None, **params: Any) -> list[torch.Tensor]:
-    return []
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One implementation of one op.
-
-    Attributes:
-        name: one of :data:`BACKEND_NAMES`.
-        forward: ``forward(*tensors, needs_grad, **params) -> (loss, saved)``; ``needs_grad`` has one flag per
-            differentiable tensor, ``saved`` is a list of fresh tensors that the backward pass wants back.
-        backward: ``backward(grad_output, saved, *tensors, needs_grad, **params) -> gradients``, one contiguous
-            tensor in its input's dtype per set flag, ``grad_output`` (on the device) multiplied in.
-        saved_like: same arguments as ``forward``; uninitialised tensors of the shapes and dtypes of ``saved``.
-        backward_in_place: like ``backward``, but it may overwrite ``saved`` and return it; None where a backend has no
-            use for that memory.
-        missing: why the backend cannot run on this machine at all, and how to get it; None when it can.
-        declines: why it cannot take this call (``declines(tensors, **params)``); None when it can.
-    """
-
-    name: str
-    forward: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]
-    backward: Callable[..., list[torch.Tensor]]
-    saved_like: Callable[..., list[torch.Tensor]] = _saves_nothing
-    backward_in_place: Callable[..., list[torch.Tensor]] | None = None
-    missing: Callable[[], str | None] = _available
-    declines: Callable[..., str | None] = _takes_every_call
-
-    def why_not(self, tensors: Tensors, **params: Any) -> str | None:
-        """The first reason against this call; None when the backend takes it."""
-        reason = self.missing()
-        return reason if reason is not None else self.declines(tensors, **params)
-
-
 _backends: dict[str, dict[str, Backend]] = {}
 
 
 def register_backend(op: str, backend: Backend) -> None:
-    """Add a backend to an op."""
+    """Add a backend to an op, in place of one of the same name.
+
+    Raises:
+        ValueError: its name is not one of ``BACKEND_NAMES``.
+    """
     if backend.name not in BACKEND_NAMES:
         raise ValueError(f"unknown backend name {backend.name!r}; valid: {', '.join(BACKEND_NAMES)}")
     _backends.setdefault(op, {})[backend.name] = backend
 
 
 def get_backend(op: str, name: str) -> Backend:
-    """The record that :func:`register_backend` stored."""
+    """The backend that :func:`register_backend` stored."""
     return _backends[op][name]
 
 
-def _check_name(name: str, origin: str) -> str:
-    if name not in BACKEND_NAMES:
-        raise ValueError(f"{origin}: unknown backend {name!r}; valid: {', '.join(BACKEND_NAMES)}")
-    return name
+def _check_name(name: str, origin: str) -> BackendName:
+    for known in BACKEND_NAMES:
+        if name == known:
+            return known
+    raise ValueError(f"{origin}: unknown backend {name!r}; valid: {', '.join(BACKEND_NAMES)}")
 
 
 @dataclass
 class _Choice:
     """The explicit choice, None for the automatic one; a plain global, which torch.compile guards on."""
 
-    name: str | None = None
+    name: BackendName | None = None
 
 
 _choice = _Choice()
@@ -104,7 +67,7 @@ if os.environ.get("USREG_BACKEND"):
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: BackendName) -> Iterator[None]:
     """Run every op inside the ``with`` block on one backend, for the whole process.
 
     Args:
@@ -122,7 +85,7 @@ def use_backend(name: str) -> Iterator[None]:
         _choice.name = previous
 
 
-def _candidates(device_type: str) -> tuple[str, ...]:
+def _candidates(device_type: str) -> tuple[BackendName, ...]:
     return _AUTOMATIC["cpu" if device_type == "cpu" else "gpu"]
 
 
@@ -135,7 +98,7 @@ def _reason(op: str, name: str, tensors: Tensors, params: dict[str, Any]) -> str
     return _not_written(op, name) if backend is None else backend.why_not(tensors, **params)
 
 
-def select(op: str, tensors: Tensors, params: dict[str, Any]) -> str:
+def select(op: str, tensors: Tensors, params: dict[str, Any]) -> BackendName:
     """The name of the backend that takes this call.
 
     Raises:
@@ -159,9 +122,12 @@ def select(op: str, tensors: Tensors, params: dict[str, Any]) -> str:
 _warned: set[str] = set()
 
 
-def warn_if_slow(op: str, name: str, device: torch.device) -> None:
+def warn_if_slow(op: str, name: str, tensors: Tensors) -> None:
     """Say once per op that the automatic choice fell to the plain PyTorch reference on a GPU."""
-    if name != "reference" or device.type in ("cpu", "meta") or _choice.name is not None or op in _warned:
+    if name != "reference" or _choice.name is not None or op in _warned:
+        return
+    device = tensors[0].device  # type: ignore[union-attr]
+    if device.type in ("cpu", "meta"):
         return
     _warned.add(op)
     reasons = "; ".join(
@@ -184,11 +150,15 @@ class Explanation:
         op: the op's name.
         chosen: the backend that would run.
         reasons: every backend with the reason why it cannot take the call, None for those that can.
+        tensors: the op's tensors, checked.
+        params: the op's other arguments, checked.
     """
 
     op: str
     chosen: str | None
-    reasons: dict[str, str | None] = field(default_factory=dict)
+    reasons: dict[BackendName, str | None] = field(default_factory=dict)
+    tensors: Tensors = field(default=(), repr=False)
+    params: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"{self.op}: {self.chosen or 'no backend'}"]
@@ -196,6 +166,30 @@ class Explanation:
             state = "would run" if name == self.chosen else "could run" if reason is None else f"cannot run: {reason}"
             lines.append(f"  {name:<10} {state}")
         return "\n".join(lines)
+
+
+_explaining = threading.local()
+
+
+def is_explaining() -> bool:
+    """Whether a call is made by :func:`explain`, in this thread."""
+    return not torch.compiler.is_compiling() and getattr(_explaining, "now", False)
+
+
+def explain(function: Callable[..., Any], *tensors: Any, **arguments: Any) -> Explanation:
+    """Call a function of an op, which checks its arguments, for the explanation instead of the result.
+
+    Raises:
+        TypeError: the function calls no op.
+    """
+    _explaining.now = True
+    try:
+        found = function(*tensors, **arguments)
+    finally:
+        _explaining.now = False
+    if not isinstance(found, Explanation):
+        raise TypeError(f"{function!r} is no function of usreg_kernels: there is no choice of a backend to explain")
+    return found
 
 
 def explain_call(op: str, tensors: Tensors, params: dict[str, Any]) -> Explanation:
@@ -207,7 +201,7 @@ def explain_call(op: str, tensors: Tensors, params: dict[str, Any]) -> Explanati
         chosen = _choice.name if reasons[_choice.name] is None else None
     else:
         chosen = next((name for name in _candidates(first.device.type) if reasons[name] is None), "reference")
-    return Explanation(op, chosen, reasons)
+    return Explanation(op, chosen, reasons, tensors, params)
 
 
 def ops() -> tuple[str, ...]:
@@ -220,14 +214,14 @@ def _check_op(op: str) -> None:
         raise ValueError(f"unknown op {op!r}; valid: {', '.join(ops())}")
 
 
-def machine_reasons(op: str) -> dict[str, str | None]:
+def machine_reasons(op: str) -> dict[BackendName, str | None]:
     """Every backend of an op with the reason why this machine cannot run it, None where it can."""
     _check_op(op)
     found = _backends[op]
     return {name: found[name].missing() if name in found else _not_written(op, name) for name in BACKEND_NAMES}
 
 
-def available_backends(op: str) -> tuple[str, ...]:
+def available_backends(op: str) -> tuple[BackendName, ...]:
     """The backends of an op that can run on this machine.
 
     Args:

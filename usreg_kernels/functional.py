@@ -1,4 +1,4 @@
-"""The losses as functions: their contract, and the checks of their arguments.
+"""The losses as functions: what they mean, and the checks of their arguments.
 
 Shapes are (B, C, D, H, W), or fewer spatial axes; axes and vector components are in the order z, y, x. Inputs are
 float64, float32, float16 or bfloat16. A loss is float64 for float64 input and float32 for every other; a gradient has
@@ -12,23 +12,24 @@ subclass such as MONAI's ``MetaTensor`` counts as the tensor that it holds; a lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from inspect import signature
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from usreg_kernels import checks, dispatch
-from usreg_kernels.ops.bending_energy.op import OP as BENDING_ENERGY
-from usreg_kernels.ops.contract import Op, Params
-from usreg_kernels.ops.dvf_mse.op import OP as DVF_MSE
-from usreg_kernels.ops.dvf_supervision.op import OP as DVF_SUPERVISION
-from usreg_kernels.ops.gradient_smoothness.op import OP as GRADIENT_SMOOTHNESS
-from usreg_kernels.ops.lncc.op import OP as LNCC
+from usreg_kernels.ops.bending_energy import OP as BENDING_ENERGY
+from usreg_kernels.ops.dvf_mse import OP as DVF_MSE
+from usreg_kernels.ops.dvf_supervision import OP as DVF_SUPERVISION
+from usreg_kernels.ops.gradient_smoothness import OP as GRADIENT_SMOOTHNESS
+from usreg_kernels.ops.lncc import OP as LNCC
+from usreg_kernels.ops.reduction import Reduction
+from usreg_kernels.windows import KernelType
 
-PENALTIES = ("l2", "l1")
-SCHEMES = ("forward", "central")
+Penalty = Literal["l2", "l1"]
+Scheme = Literal["forward", "central"]
 
-Checked = tuple[Op, tuple[torch.Tensor, ...], "torch.Tensor | None", Params]
+PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 
 def lncc_loss(
@@ -36,8 +37,8 @@ def lncc_loss(
     target: torch.Tensor,
     *,
     kernel_size: int | Sequence[int] = 3,
-    kernel_type: str = "rectangular",
-    reduction: str = "mean",
+    kernel_type: KernelType = "rectangular",
+    reduction: Reduction = "mean",
     smooth_nr: float = 0.0,
     smooth_dr: float = 1e-5,
     mask: torch.Tensor | None = None,
@@ -65,20 +66,27 @@ def lncc_loss(
         TypeError: an input is not a floating-point tensor.
         ValueError: shapes, dtypes or devices differ; an even window; an unknown name.
     """
-    op, tensors, mask, params = _check_lncc(
-        pred, target, kernel_size, kernel_type, reduction, smooth_nr, smooth_dr, mask
+    dims = checks.check_pair("pred", pred, "target", target)
+    return LNCC(
+        pred,
+        target,
+        checks.check_mask(mask, pred),
+        kernel_size=checks.check_kernel_size(kernel_size, dims),
+        kernel_type=checks.check_kernel_type(kernel_type),
+        reduction=checks.check_reduction(reduction),
+        smooth_nr=checks.check_number("smooth_nr", smooth_nr),
+        smooth_dr=checks.check_number("smooth_dr", smooth_dr, least=0.0),
     )
-    return op(tensors, mask, params)
 
 
 def gradient_smoothness_loss(
     dvf: torch.Tensor,
     *,
-    penalty: str = "l2",
-    scheme: str = "forward",
+    penalty: Penalty = "l2",
+    scheme: Scheme = "forward",
     spacing: float | Sequence[float] | None = None,
     normalize: bool = False,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """First-order smoothness of a displacement field; 0 for a constant field, larger is rougher.
 
@@ -99,11 +107,19 @@ def gradient_smoothness_loss(
         TypeError: the field is not a floating-point tensor.
         ValueError: wrong number of components, too few voxels for ``central``, an unknown name, a bad spacing.
     """
-    op, tensors, mask, params = _check_gradient_smoothness(dvf, penalty, scheme, spacing, normalize, reduction)
-    return op(tensors, mask, params)
+    scheme = checks.check_choice("scheme", scheme, SCHEMES)
+    dims = checks.check_field("dvf", dvf, smallest=3 if scheme == "central" else 0)
+    return GRADIENT_SMOOTHNESS(
+        dvf,
+        penalty=checks.check_choice("penalty", penalty, PENALTIES),
+        scheme=scheme,
+        spacing=checks.check_spacing(spacing, dims),
+        normalize=bool(normalize),
+        reduction=checks.check_reduction(reduction),
+    )
 
 
-def bending_energy_loss(dvf: torch.Tensor, *, normalize: bool = False, reduction: str = "mean") -> torch.Tensor:
+def bending_energy_loss(dvf: torch.Tensor, *, normalize: bool = False, reduction: Reduction = "mean") -> torch.Tensor:
     """Bending energy of a displacement field, MONAI 1.6's ``BendingEnergyLoss``; 0 for an affine field.
 
     Args:
@@ -118,12 +134,12 @@ def bending_energy_loss(dvf: torch.Tensor, *, normalize: bool = False, reduction
         TypeError: the field is not a floating-point tensor.
         ValueError: wrong number of components, too few voxels, an unknown reduction.
     """
-    op, tensors, mask, params = _check_bending_energy(dvf, normalize, reduction)
-    return op(tensors, mask, params)
+    checks.check_field("dvf", dvf, smallest=3)
+    return BENDING_ENERGY(dvf, normalize=bool(normalize), reduction=checks.check_reduction(reduction))
 
 
 def dvf_mse_loss(
-    pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, *, mask: torch.Tensor | None = None, reduction: str = "mean"
+    pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, *, mask: torch.Tensor | None = None, reduction: Reduction = "mean"
 ) -> torch.Tensor:
     """Mean squared error between two displacement fields; ``F.mse_loss`` where there is no mask.
 
@@ -141,8 +157,9 @@ def dvf_mse_loss(
         TypeError: an input is not a floating-point tensor.
         ValueError: shapes, dtypes or devices differ; an unknown reduction.
     """
-    op, tensors, mask, params = _check_dvf_mse(pred_dvf, gt_dvf, mask, reduction)
-    return op(tensors, mask, params)
+    checks.check_pair("pred_dvf", pred_dvf, "gt_dvf", gt_dvf)
+    mask = checks.check_mask(mask, pred_dvf)
+    return DVF_MSE(pred_dvf, gt_dvf, mask, reduction=checks.check_reduction(reduction))
 
 
 def dvf_supervision_loss(
@@ -171,104 +188,40 @@ def dvf_supervision_loss(
         TypeError: an input is not a floating-point tensor.
         ValueError: shapes, dtypes or devices differ; wrong number of components; a bad spacing.
     """
-    op, tensors, mask, params = _check_dvf_supervision(pred_dvf, gt_dvf, mse_weight, smooth_weight, spacing)
-    return op(tensors, mask, params)
+    checks.check_pair("pred_dvf", pred_dvf, "gt_dvf", gt_dvf)
+    dims = checks.check_field("pred_dvf", pred_dvf, smallest=0)
+    return DVF_SUPERVISION(
+        pred_dvf,
+        gt_dvf,
+        mse_weight=checks.check_number("mse_weight", mse_weight),
+        smooth_weight=checks.check_number("smooth_weight", smooth_weight),
+        spacing=checks.check_spacing(spacing, dims),
+    )
 
 
-def explain(op: str, *tensors: torch.Tensor, **arguments: Any) -> dispatch.Explanation:
+FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
+    LNCC.name: lncc_loss,
+    GRADIENT_SMOOTHNESS.name: gradient_smoothness_loss,
+    BENDING_ENERGY.name: bending_energy_loss,
+    DVF_MSE.name: dvf_mse_loss,
+    DVF_SUPERVISION.name: dvf_supervision_loss,
+}
+"""The function of each op, by the op's name."""
+
+
+def explain(op: str | Callable[..., Any], *tensors: torch.Tensor, **arguments: Any) -> dispatch.Explanation:
     """Which backend would run a call, and why not the others; ``print`` the answer.
 
     Args:
-        op: ``"lncc"``, ``"gradient_smoothness"``, ``"bending_energy"``, ``"dvf_mse"`` or ``"dvf_supervision"``.
-        tensors: the loss function's tensors.
+        op: a function or module of this package, or the name of an op: a key of ``FUNCTIONS``.
+        tensors: its tensors.
         arguments: its keyword arguments.
 
     Raises:
-        TypeError, ValueError: as the loss function would.
+        TypeError, ValueError: as the function would.
     """
-    if op not in _PUBLIC:
-        raise ValueError(f"unknown op {op!r}; valid: {', '.join(sorted(_PUBLIC))}")
-    function, check = _PUBLIC[op]
-    call = signature(function).bind(*tensors, **arguments)
-    call.apply_defaults()
-    found, inputs, mask, params = check(**call.arguments)
-    return dispatch.explain_call(found.name, found.arguments(inputs, mask), params)
-
-
-def _check_lncc(
-    pred: torch.Tensor,
-    target: torch.Tensor,
-    kernel_size: int | Sequence[int],
-    kernel_type: str,
-    reduction: str,
-    smooth_nr: float,
-    smooth_dr: float,
-    mask: torch.Tensor | None,
-) -> Checked:
-    dims = checks.check_pair("pred", pred, "target", target)
-    params = {
-        "kernel_size": checks.check_kernel_size(kernel_size, dims),
-        "kernel_type": checks.check_kernel_type(kernel_type),
-        "reduction": checks.check_reduction(reduction),
-        "smooth_nr": checks.check_number("smooth_nr", smooth_nr),
-        "smooth_dr": checks.check_number("smooth_dr", smooth_dr, least=0.0),
-    }
-    return LNCC, (pred, target), checks.check_mask(mask, pred), params
-
-
-def _check_gradient_smoothness(
-    dvf: torch.Tensor,
-    penalty: str,
-    scheme: str,
-    spacing: float | Sequence[float] | None,
-    normalize: bool,
-    reduction: str,
-) -> Checked:
-    scheme = checks.check_choice("scheme", scheme, SCHEMES)
-    dims = checks.check_field("dvf", dvf, smallest=3 if scheme == "central" else 0)
-    params = {
-        "penalty": checks.check_choice("penalty", penalty, PENALTIES),
-        "scheme": scheme,
-        "spacing": checks.check_spacing(spacing, dims),
-        "normalize": bool(normalize),
-        "reduction": checks.check_reduction(reduction),
-    }
-    return GRADIENT_SMOOTHNESS, (dvf,), None, params
-
-
-def _check_bending_energy(dvf: torch.Tensor, normalize: bool, reduction: str) -> Checked:
-    checks.check_field("dvf", dvf, smallest=3)
-    params = {"normalize": bool(normalize), "reduction": checks.check_reduction(reduction)}
-    return BENDING_ENERGY, (dvf,), None, params
-
-
-def _check_dvf_mse(pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Tensor | None, reduction: str) -> Checked:
-    checks.check_pair("pred_dvf", pred_dvf, "gt_dvf", gt_dvf)
-    params = {"reduction": checks.check_reduction(reduction)}
-    return DVF_MSE, (pred_dvf, gt_dvf), checks.check_mask(mask, pred_dvf), params
-
-
-def _check_dvf_supervision(
-    pred_dvf: torch.Tensor,
-    gt_dvf: torch.Tensor,
-    mse_weight: float,
-    smooth_weight: float,
-    spacing: float | Sequence[float] | None,
-) -> Checked:
-    checks.check_pair("pred_dvf", pred_dvf, "gt_dvf", gt_dvf)
-    dims = checks.check_field("pred_dvf", pred_dvf, smallest=0)
-    params = {
-        "mse_weight": checks.check_number("mse_weight", mse_weight),
-        "smooth_weight": checks.check_number("smooth_weight", smooth_weight),
-        "spacing": checks.check_spacing(spacing, dims),
-    }
-    return DVF_SUPERVISION, (pred_dvf, gt_dvf), None, params
-
-
-_PUBLIC: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., Checked]]] = {
-    "lncc": (lncc_loss, _check_lncc),
-    "gradient_smoothness": (gradient_smoothness_loss, _check_gradient_smoothness),
-    "bending_energy": (bending_energy_loss, _check_bending_energy),
-    "dvf_mse": (dvf_mse_loss, _check_dvf_mse),
-    "dvf_supervision": (dvf_supervision_loss, _check_dvf_supervision),
-}
+    if isinstance(op, str):
+        if op not in FUNCTIONS:
+            raise ValueError(f"unknown op {op!r}; valid: {', '.join(sorted(FUNCTIONS))}")
+        op = FUNCTIONS[op]
+    return dispatch.explain(op, *tensors, **arguments)

@@ -11,12 +11,16 @@ from usreg_kernels import checks
 from usreg_kernels.functional import (
     PENALTIES,
     SCHEMES,
+    Penalty,
+    Scheme,
     bending_energy_loss,
     dvf_mse_loss,
     dvf_supervision_loss,
     gradient_smoothness_loss,
     lncc_loss,
 )
+from usreg_kernels.ops.reduction import Reduction
+from usreg_kernels.windows import KernelType
 
 
 class _Loss(nn.Module):
@@ -49,8 +53,8 @@ class LNCCLoss(_Loss):
         self,
         spatial_dims: int = 3,
         kernel_size: int | Sequence[int] = 3,
-        kernel_type: str = "rectangular",
-        reduction: str = "mean",
+        kernel_type: KernelType = "rectangular",
+        reduction: Reduction = "mean",
         smooth_nr: float = 0.0,
         smooth_dr: float = 1e-5,
     ) -> None:
@@ -94,11 +98,11 @@ class GradientSmoothnessLoss(_Loss):
 
     def __init__(
         self,
-        penalty: str = "l2",
-        scheme: str = "forward",
+        penalty: Penalty = "l2",
+        scheme: Scheme = "forward",
         spacing: float | Sequence[float] | None = None,
         normalize: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         self.penalty = checks.check_choice("penalty", penalty, PENALTIES)
@@ -124,7 +128,7 @@ class BendingEnergyLoss(_Loss):
 
     _arguments = ("normalize", "reduction")
 
-    def __init__(self, normalize: bool = False, reduction: str = "mean") -> None:
+    def __init__(self, normalize: bool = False, reduction: Reduction = "mean") -> None:
         super().__init__()
         self.normalize = normalize
         self.reduction = checks.check_reduction(reduction)
@@ -139,7 +143,7 @@ class DVFMSELoss(_Loss):
 
     _arguments = ("reduction",)
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
         self.reduction = checks.check_reduction(reduction)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 
-KERNEL_TYPES = ("rectangular", "triangular", "gaussian")
-
+KernelType = Literal["rectangular", "triangular", "gaussian"]
+KERNEL_TYPES: tuple[KernelType, ...] = get_args(KernelType)
 
 Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 """Of a window along z, y, x."""

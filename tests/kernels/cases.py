@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 import usreg_kernels as uk
-from usreg_kernels.ops.triton_support import INTERPRETED
+from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.ops.triton_backend import INTERPRETED
 
-FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
-    "lncc": uk.lncc_loss,
-    "gradient_smoothness": uk.gradient_smoothness_loss,
-    "bending_energy": uk.bending_energy_loss,
-    "dvf_mse": uk.dvf_mse_loss,
-    "dvf_supervision": uk.dvf_supervision_loss,
-}
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SPATIAL = {1: (13,), 2: (7, 9), 3: (5, 6, 7)}
 

@@ -10,14 +10,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from kernels.cuda_on_cpu import build
 
 from usreg_kernels import dispatch
-from usreg_kernels.ops.native import declines
+from usreg_kernels.ops.compiled import CompiledBackend
 
 
 @lru_cache(maxsize=1)
@@ -38,21 +37,28 @@ def load() -> ctypes.CDLL:
 def emulated(multiprocessors: int = 1) -> Iterator[None]:
     """Inside, the ``cuda`` backend of every op takes CPU tensors, on a pretended GPU."""
     load().cuda_on_cpu_set_multiprocessors(multiprocessors)
-    operators = getattr(torch.ops, build.NAMESPACE)
-    records = {op: dispatch.get_backend(op, "cuda") for op in dispatch.ops()}
+    backends = {op: dispatch.get_backend(op, "cuda") for op in dispatch.ops()}
     try:
-        for op, record in records.items():
-            if record.forward.args != (torch.ops.usreg,):  # type: ignore[attr-defined]
-                continue  # made of other records
-            redirected = replace(
-                record,
-                forward=partial(record.forward.func, operators),  # type: ignore[attr-defined]
-                backward=partial(record.backward.func, operators),  # type: ignore[attr-defined]
-                missing=lambda: None,
-                declines=declines("cpu"),
-            )
-            dispatch.register_backend(op, redirected)
+        for op, backend in backends.items():
+            if isinstance(backend, CompiledBackend):  # others are made of these
+                dispatch.register_backend(op, _emulation(type(backend)))
         yield
     finally:
-        for op, record in records.items():
-            dispatch.register_backend(op, record)
+        for op, backend in backends.items():
+            dispatch.register_backend(op, backend)
+
+
+def _emulation(cls: type[CompiledBackend]) -> CompiledBackend:
+    """The same backend on CPU tensors, with the operators of the emulation."""
+
+    class Emulated(cls):  # type: ignore[misc, valid-type]
+        kernels = getattr(torch.ops, build.NAMESPACE)
+
+        def __init__(self) -> None:
+            super().__init__("cuda")
+            self.device_type = "cpu"
+
+        def missing(self) -> None:
+            return None
+
+    return Emulated()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import usreg_kernels as uk
 from usreg_kernels import dispatch
-from usreg_kernels.functional import _PUBLIC
 from usreg_kernels.ops import eager
+from usreg_kernels.ops.lncc.cpu import Cpu
 
 EVERY_CASE_IN_FLOAT64 = pytest.mark.parametrize(("case", "backend"), with_backends(CASES, torch.float64), ids=str)
 EVERY_OP = pytest.mark.parametrize(("case", "backend"), with_backends(ONE_CASE_PER_OP), ids=str)
@@ -36,20 +35,10 @@ def _gradients(loss: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.T
 @pytest.mark.parametrize(("case", "backend"), OPCHECK, ids=str)
 def test_opcheck(case: Case, backend: str) -> None:
     tensors = case.tensors(torch.float32)
-    op, inputs, mask, params = _PUBLIC[case.op][1](**_bound(case, tensors))
-    operator = getattr(torch.ops.usreg, case.op).default
-    keywords = {**params, "needs_grad": [True] * len(tensors), "backend": backend}
-    result = torch.library.opcheck(operator, op.arguments(inputs, mask), keywords)
+    call = dispatch.explain(case.loss, *tensors)
+    keywords = {**call.params, "needs_grad": [True] * len(tensors), "backend": backend}
+    result = torch.library.opcheck(getattr(torch.ops.usreg, case.op).default, call.tensors, keywords)
     assert set(result.values()) == {"SUCCESS"}
-
-
-def _bound(case: Case, tensors: list[torch.Tensor]) -> dict:
-    from inspect import signature
-
-    mask = {"mask": case.mask()} if case.mask_channels else {}
-    call = signature(_PUBLIC[case.op][0]).bind(*tensors, **case.arguments, **mask)
-    call.apply_defaults()
-    return call.arguments
 
 
 @EVERY_CASE_IN_FLOAT64
@@ -135,15 +124,15 @@ def test_backward_scales_a_saved_gradient_where_it_lies(both: bool, monkeypatch:
         pytest.skip("no CPU library")
     pred, target = Case("lncc").tensors(torch.float32)
     inputs = [pred, target] if both else [pred]
-    backend = dispatch.get_backend("lncc", "cpu")
     saved: list[torch.Tensor] = []
 
-    def forward(*arguments: Any, **params: Any) -> Any:
-        loss, gradients = backend.forward(*arguments, **params)
-        saved.extend(gradients)
-        return loss, gradients
+    class Watched(Cpu):
+        def forward(self, *arguments: Any, **params: Any) -> Any:
+            loss, gradients = super().forward(*arguments, **params)
+            saved.extend(gradients)
+            return loss, gradients
 
-    monkeypatch.setitem(dispatch._backends["lncc"], "cpu", replace(backend, forward=forward))
+    monkeypatch.setitem(dispatch._backends["lncc"], "cpu", Watched("cpu"))
     with uk.use_backend("cpu"):
         loss = uk.lncc_loss(pred, target if both else target.detach())
         gradients = torch.autograd.grad(3 * loss, inputs, retain_graph=True)

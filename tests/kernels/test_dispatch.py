@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import usreg_kernels as uk
 from usreg_kernels import dispatch
 from usreg_kernels.__main__ import report
+from usreg_kernels.backend import Backend
 
 FIELDS = (torch.rand(1, 3, 4, 4, 4), torch.rand(1, 3, 4, 4, 4))
 
@@ -89,26 +90,27 @@ def test_backward_stays_with_the_backend_of_forward() -> None:
 
 def test_falling_to_the_reference_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_warned", set())
-    device = torch.device("cuda")
+    with FakeTensorMode():
+        tensors = [torch.empty(1, device="cuda")]
     with pytest.warns(
         UserWarning, match="dvf_mse runs on the plain PyTorch reference on cuda.*python -m usreg_kernels"
     ):
-        dispatch.warn_if_slow("dvf_mse", "reference", device)
-    dispatch.warn_if_slow("dvf_mse", "reference", device)
-    dispatch.warn_if_slow("lncc", "triton", device)
-    dispatch.warn_if_slow("lncc", "reference", torch.device("cpu"))
+        dispatch.warn_if_slow("dvf_mse", "reference", tensors)
+    dispatch.warn_if_slow("dvf_mse", "reference", tensors)
+    dispatch.warn_if_slow("lncc", "triton", tensors)
+    dispatch.warn_if_slow("lncc", "reference", FIELDS)
     with uk.use_backend("reference"):
-        dispatch.warn_if_slow("lncc", "reference", device)
+        dispatch.warn_if_slow("lncc", "reference", tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_gpu_without_triton_takes_cuda_by_itself(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as can be seen without a GPU: the choice, and a call of fake tensors with its gradient."""
     from usreg_kernels import library
-    from usreg_kernels.ops import triton_support
+    from usreg_kernels.ops import triton_backend
 
     monkeypatch.setitem(library._reasons, "cuda", None)
-    monkeypatch.setattr(triton_support, "_INSTALLED", False)
+    monkeypatch.setattr(triton_backend, "_INSTALLED", False)
     with FakeTensorMode():
         images = [torch.empty(1, 1, 8, 9, 10, dtype=dtype, device="cuda") for _ in range(2)]
         explanation = uk.explain("lncc", *images)
@@ -125,8 +127,20 @@ def test_a_gpu_without_triton_takes_cuda_by_itself(dtype: torch.dtype, monkeypat
 
 
 def test_a_backend_needs_a_known_name() -> None:
+    class Mine(Backend):
+        name = "mine"
+
     with pytest.raises(ValueError, match="unknown backend name 'mine'"):
-        dispatch.register_backend("lncc", dispatch.Backend("mine", forward=print, backward=print))
+        dispatch.register_backend("lncc", Mine())
+
+
+def test_functions_and_modules_can_be_explained() -> None:
+    expected = uk.explain("lncc", *FIELDS, kernel_size=5)
+    assert uk.explain(uk.lncc_loss, *FIELDS, kernel_size=5) == expected
+    assert uk.explain(uk.LNCCLoss(kernel_size=5), *FIELDS) == expected
+    with pytest.raises(TypeError, match="there is no choice of a backend to explain"):
+        uk.explain(torch.add, *FIELDS)
+    assert uk.lncc_loss(*FIELDS).shape == ()  # nothing of it stays behind
 
 
 def test_the_report_lists_every_op_and_backend() -> None:

@@ -10,7 +10,7 @@ from kernels.cases import FUNCTIONS
 from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 
 import usreg_kernels as uk
-from usreg_kernels.ops.triton_support import INTERPRETED
+from usreg_kernels.ops.triton_backend import INTERPRETED
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; on a GPU, see test_gpu.py")
 

@@ -13,7 +13,7 @@ import usreg_kernels as uk
 from bench.hard_data import PAIRS
 from usreg_kernels.ops.lncc import triton_plan, triton_tuning
 from usreg_kernels.ops.lncc.triton_plan import Tile
-from usreg_kernels.ops.triton_support import INTERPRETED
+from usreg_kernels.ops.triton_backend import INTERPRETED
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; on a GPU, see test_gpu.py")
 MAP_TOLERANCE = 3e-6  # of a value of the loss map, from float32 sums; they average out in a mean

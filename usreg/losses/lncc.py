@@ -72,8 +72,8 @@ class LNCCImageLoss(nn.Module):
         self.lncc = LNCCLoss(
             spatial_dims=spatial_dims,
             kernel_size=kernel_size if isinstance(kernel_size, int) else tuple(kernel_size),
-            kernel_type=kernel_type,
-            reduction=reduction,
+            kernel_type=kernel_type,  # type: ignore[arg-type]  # checked there
+            reduction=reduction,  # type: ignore[arg-type]
             smooth_nr=smooth_nr,
             smooth_dr=smooth_dr,
         )

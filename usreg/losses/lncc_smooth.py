@@ -37,7 +37,8 @@ class LNCCWithSmoothness(nn.Module):
         check_weights(smooth_weight=smooth_weight)
         self.image_loss = image_loss
         self.smooth_weight = smooth_weight
-        self.smoothness = GradientSmoothnessLoss(penalty=penalty, spacing=None if spacing is None else tuple(spacing))
+        per_axis = None if spacing is None else tuple(spacing)
+        self.smoothness = GradientSmoothnessLoss(penalty=penalty, spacing=per_axis)  # type: ignore[arg-type]  # checked there
 
     def forward(
         self,

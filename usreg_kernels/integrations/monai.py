@@ -13,23 +13,18 @@ from typing import Any
 import torch
 
 from usreg_kernels.functional import bending_energy_loss, gradient_smoothness_loss, lncc_loss
-from usreg_kernels.windows import KERNEL_TYPES, make_window
+from usreg_kernels.windows import KERNEL_TYPES, KernelType, make_window
 
 _originals: dict[type, Callable[..., torch.Tensor]] = {}
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """MONAI's MetaTensor without its metadata, which means nothing for a loss."""
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
-
-
-def _kernel_type(loss: Any) -> str | None:
+def _kernel_type(loss: Any) -> KernelType | None:
     """Which window a MONAI object holds; it keeps the weights and not the name."""
     if not hasattr(loss, "_usreg_kernel_type"):
         weights = tuple(loss.kernel.tolist())
         names = [name for name in KERNEL_TYPES if make_window(name, (loss.kernel_size,)).weights[0] == weights]
         loss._usreg_kernel_type = names[0] if names else None
-    kernel_type: str | None = loss._usreg_kernel_type
+    kernel_type: KernelType | None = loss._usreg_kernel_type
     return kernel_type
 
 
@@ -37,7 +32,6 @@ def _lncc_forward(self: Any, pred: torch.Tensor, target: torch.Tensor) -> torch.
     kernel_type = _kernel_type(self)
     if kernel_type is None or pred.ndim - 2 != self.ndim or target.shape != pred.shape:
         return _originals[_lncc_class()](self, pred, target)
-    pred, target = _plain(pred), _plain(target)
     dtype = torch.promote_types(pred.dtype, target.dtype)
     return lncc_loss(
         pred.to(dtype),
@@ -51,11 +45,11 @@ def _lncc_forward(self: Any, pred: torch.Tensor, target: torch.Tensor) -> torch.
 
 
 def _diffusion_forward(self: Any, pred: torch.Tensor) -> torch.Tensor:
-    return gradient_smoothness_loss(_plain(pred), scheme="central", normalize=self.normalize, reduction=self.reduction)
+    return gradient_smoothness_loss(pred, scheme="central", normalize=self.normalize, reduction=self.reduction)
 
 
 def _bending_forward(self: Any, pred: torch.Tensor) -> torch.Tensor:
-    return bending_energy_loss(_plain(pred), normalize=self.normalize, reduction=self.reduction)
+    return bending_energy_loss(pred, normalize=self.normalize, reduction=self.reduction)
 
 
 def _lncc_class() -> type:

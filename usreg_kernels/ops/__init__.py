@@ -1,1 +1,1 @@
-"""The ops, one package each: the contract in op.py, the maths in reference.py, the speed in the other modules."""
+"""The ops, one package each: schema and backends in __init__.py, maths in reference.py, speed in the other modules."""

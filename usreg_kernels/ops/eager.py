@@ -9,13 +9,15 @@ costs a fifth. Both ways run the same two halves of a backend, so their results 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
 
-from usreg_kernels.dispatch import Backend
+from usreg_kernels.backend import Backend
+
+if TYPE_CHECKING:
+    from usreg_kernels.ops.operator import Op
 
 # Private to torch, whose public interface tells of none of these.
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
@@ -65,18 +67,14 @@ class Call(NamedTuple):
     """What :class:`Step` runs.
 
     Attributes:
-        op: its name.
-        reference: its reference.
+        op: the op.
         backend: the choice that was made for this call.
         params: the op's keyword arguments.
-        differentiable: how many tensors may need a gradient; a mask may follow them.
     """
 
-    op: str
-    reference: ModuleType
+    op: Op
     backend: Backend
     params: dict[str, Any]
-    differentiable: int
 
 
 class Step(torch.autograd.Function):
@@ -87,39 +85,38 @@ class Step(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: torch.Tensor | None) -> torch.Tensor:
-        """The loss."""
-        needs_grad = list(ctx.needs_input_grad[1 : 1 + call.differentiable])
-        loss, saved = call.backend.forward(*tensors, needs_grad=needs_grad, **call.params)
+    def forward(ctx: Any, call: Call, *tensors: torch.Tensor | None) -> Any:
+        """The outputs."""
+        needs_grad = list(ctx.needs_input_grad[1 : 1 + len(call.op.tensors)])
+        outputs, saved = call.backend.forward(*tensors, needs_grad=needs_grad, **call.params)
         ctx.call = call
-        if call.backend.backward_in_place is None:
-            ctx.save_for_backward(*tensors, *saved)
-        else:
+        if call.backend.overwrites_saved:
             ctx.save_for_backward(*tensors)
             ctx.owned = saved
-        return loss
+        else:
+            ctx.save_for_backward(*tensors, *saved)
+        return outputs
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradients that are needed."""
-        call: Call = ctx.call
-        backend, flags, stored = call.backend, ctx.needs_input_grad[1:], ctx.saved_tensors
+        op, backend, params = ctx.call
+        flags, stored = ctx.needs_input_grad[1:], ctx.saved_tensors
         tensors, saved = stored[: len(flags)], list(stored[len(flags) :])
-        arguments = {**call.params, "needs_grad": list(flags[: call.differentiable])}
-        if backend.backward_in_place is not None:
+        arguments = {**params, "needs_grad": list(flags[: len(op.tensors)])}
+        grad_output = grads[0] if op.outputs == 1 else grads
+        if backend.overwrites_saved:
             saved = ctx.owned
             if saved is None:
                 with torch.no_grad():
                     saved = backend.forward(*tensors, **arguments)[1]
-        if is_transformed(grad_output):
-            found = call.reference.backward(grad_output, *tensors, **arguments)
-        elif torch.is_grad_enabled() or not nobody_looks_on((grad_output,)):  # recorded, for a second derivative
-            operator = getattr(torch.ops.usreg, f"{call.op}_backward").default
-            found = operator(grad_output, saved, *tensors, **arguments, backend=backend.name)
-        elif backend.backward_in_place is not None and saved:
-            ctx.owned = None
-            found = backend.backward_in_place(grad_output, saved, *tensors, **arguments)
+        if any(map(is_transformed, grads)):
+            found = op.reference.backward(grad_output, *tensors, **arguments)
+        elif torch.is_grad_enabled() or not nobody_looks_on(grads):  # recorded, for a second derivative
+            found = op.backward_operator(*grads, saved, *tensors, **arguments, backend=backend.name)
         else:
-            found = backend.backward(grad_output, saved, *tensors, **arguments)
+            if backend.overwrites_saved and saved:
+                ctx.owned = None
+            found = backend.backward(grad_output, saved, *tensors, **arguments, may_overwrite=backend.overwrites_saved)
         gradients = iter(found)
         return (None, *(next(gradients) if flag else None for flag in flags))

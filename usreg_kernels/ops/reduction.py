@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 
-REDUCTIONS = ("none", "mean", "sum")
+from usreg_kernels.ops.operator import loss_dtype
+
+Reduction = Literal["none", "mean", "sum"]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+
+
+def loss_like(first: torch.Tensor, *others: object, reduction: str = "mean", **params: object) -> torch.Tensor:
+    """An uninitialised loss: of the input's shape for ``none``, else a scalar."""
+    return first.new_empty(first.shape if reduction == "none" else (), dtype=loss_dtype(first.dtype))
 
 
 _ROW = 4096

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from usreg_kernels.ops.triton_support import OPTIONS
+from usreg_kernels.ops.triton_backend import OPTIONS
 
 _BLOCK = 1024
 

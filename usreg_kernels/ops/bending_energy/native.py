@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from usreg_kernels.ops.bending_energy.reference import axis_pairs, pair_scale
-from usreg_kernels.ops.contract import LIBRARY
-from usreg_kernels.ops.native import REDUCTION_CODES, register
+from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend
+from usreg_kernels.ops.operator import LIBRARY
 
 LIBRARY.define("bending_energy_native_forward(Tensor dvf, float[] scales, int reduction) -> Tensor")
 LIBRARY.define(
@@ -32,26 +32,26 @@ def _arguments(dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[Any,
     return _scales(dvf.shape, normalize), REDUCTION_CODES[reduction]
 
 
-def forward(
-    kernels: Any, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The loss."""
-    return kernels.bending_energy_native_forward(dvf, *_arguments(dvf, **params)), []
+class Native(CompiledBackend):
+    """One pass over the field each way; nothing is saved."""
 
+    def forward(
+        self, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss."""
+        return self.kernels.bending_energy_native_forward(dvf, *_arguments(dvf, **params)), []
 
-def backward(
-    kernels: Any,
-    grad_output: torch.Tensor,
-    saved: list[torch.Tensor],
-    dvf: torch.Tensor,
-    *,
-    needs_grad: list[bool],
-    **params: Any,
-) -> list[torch.Tensor]:
-    """The gradient, from the field anew."""
-    if not needs_grad[0]:
-        return []
-    return [kernels.bending_energy_native_backward(grad_output, dvf, *_arguments(dvf, **params))]
-
-
-register("bending_energy", forward, backward)
+    def backward(
+        self,
+        grad_output: torch.Tensor,
+        saved: list[torch.Tensor],
+        dvf: torch.Tensor,
+        *,
+        needs_grad: list[bool],
+        may_overwrite: bool = False,
+        **params: Any,
+    ) -> list[torch.Tensor]:
+        """The gradient, from the field once more."""
+        if not needs_grad[0]:
+            return []
+        return [self.kernels.bending_energy_native_backward(grad_output, dvf, *_arguments(dvf, **params))]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from usreg_kernels.ops.contract import compute_dtype, loss_dtype
 from usreg_kernels.ops.fields import per_component, size_ratios
+from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 from usreg_kernels.ops.reduction import reduce_map
 
 Axes = tuple[int, int]
@@ -61,6 +62,11 @@ def pair_scale(shape: Sequence[int], axes: Axes, normalize: bool) -> list[float]
 def loss_shape(dvf: torch.Tensor, *, reduction: str, **params: object) -> tuple[int, ...]:
     """Shape of the loss: for ``none`` that of the field's interior."""
     return (*dvf.shape[:2], *[size - 2 for size in dvf.shape[2:]]) if reduction == "none" else ()
+
+
+def loss_like(dvf: torch.Tensor, **params: Any) -> torch.Tensor:
+    """An uninitialised loss of a field."""
+    return dvf.new_empty(loss_shape(dvf, **params), dtype=loss_dtype(dvf.dtype))
 
 
 def forward(dvf: torch.Tensor, *, normalize: bool, reduction: str) -> torch.Tensor:

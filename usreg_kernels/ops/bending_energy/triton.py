@@ -13,6 +13,7 @@ import triton.language as tl
 
 from usreg_kernels.ops.bending_energy.reference import loss_shape
 from usreg_kernels.ops.fields import size_ratios
+from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
 from usreg_kernels.ops.triton_fields import (
     extents,
     grad_at,
@@ -24,7 +25,6 @@ from usreg_kernels.ops.triton_fields import (
     programs,
 )
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.ops.triton_support import OPTIONS, device_guard
 
 BLOCK = 128  # voxels per program: one per thread, or the gradient would not fit the registers
 

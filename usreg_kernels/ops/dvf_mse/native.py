@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.contract import LIBRARY
-from usreg_kernels.ops.native import REDUCTION_CODES, register
+from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend, only_needed
+from usreg_kernels.ops.operator import LIBRARY
 
 LIBRARY.define(
     "dvf_mse_native_forward(Tensor pred_dvf, Tensor gt_dvf, Tensor? mask, int reduction) -> (Tensor, Tensor)"
@@ -22,35 +22,37 @@ LIBRARY.define(
 )
 
 
-def forward(
-    kernels: Any, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Tensor | None, *, reduction: str, **_: Any
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The loss, and the divisor of the mean to save."""
-    loss, weight = kernels.dvf_mse_native_forward(pred_dvf, gt_dvf, mask, REDUCTION_CODES[reduction])
-    return loss, [weight]
+class Native(CompiledBackend):
+    """One pass over both fields each way."""
 
+    def forward(
+        self,
+        pred_dvf: torch.Tensor,
+        gt_dvf: torch.Tensor,
+        mask: torch.Tensor | None,
+        *,
+        needs_grad: list[bool],
+        reduction: str,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss, and the divisor of the mean to save."""
+        loss, weight = self.kernels.dvf_mse_native_forward(pred_dvf, gt_dvf, mask, REDUCTION_CODES[reduction])
+        return loss, [weight]
 
-def saved_like(pred_dvf: torch.Tensor, *_: Any, **params: Any) -> list[torch.Tensor]:
-    """The divisor: one float64 scalar."""
-    return [pred_dvf.new_empty((), dtype=torch.float64)]
+    def saved_like(self, pred_dvf: torch.Tensor, *others: Any, **params: Any) -> list[torch.Tensor]:
+        """The divisor: one float64 scalar."""
+        return [pred_dvf.new_empty((), dtype=torch.float64)]
 
-
-def backward(
-    kernels: Any,
-    grad_output: torch.Tensor,
-    saved: list[torch.Tensor],
-    pred_dvf: torch.Tensor,
-    gt_dvf: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    needs_grad: list[bool],
-    reduction: str,
-) -> list[torch.Tensor]:
-    """One pass over both fields for either gradient or both."""
-    gradients = kernels.dvf_mse_native_backward(
-        grad_output, pred_dvf, gt_dvf, mask, saved[0], REDUCTION_CODES[reduction], *needs_grad
-    )
-    return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed]
-
-
-register("dvf_mse", forward, backward, saved_like)
+    def backward(
+        self,
+        grad_output: torch.Tensor,
+        saved: list[torch.Tensor],
+        *tensors: torch.Tensor | None,
+        needs_grad: list[bool],
+        reduction: str,
+        may_overwrite: bool = False,
+    ) -> list[torch.Tensor]:
+        """Either gradient or both."""
+        gradients = self.kernels.dvf_mse_native_backward(
+            grad_output, *tensors, saved[0], REDUCTION_CODES[reduction], *needs_grad
+        )
+        return only_needed(gradients, needs_grad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from usreg_kernels.ops.contract import compute_dtype, loss_dtype
+from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 from usreg_kernels.ops.reduction import reduce_map, reduction_gradient
 
 

@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.ops.triton_support import OPTIONS, device_guard
 
 BLOCK = 2048  # elements per program
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.contract import compute_dtype, loss_dtype
 from usreg_kernels.ops.dvf_mse import reference as mse
 from usreg_kernels.ops.gradient_smoothness import reference as smoothness
+from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 
 
 def smoothness_params(spacing: list[float] | None) -> dict[str, Any]:

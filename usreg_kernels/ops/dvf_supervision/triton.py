@@ -13,9 +13,9 @@ import triton.language as tl
 
 from usreg_kernels.ops.dvf_supervision.reference import smoothness_params
 from usreg_kernels.ops.gradient_smoothness.triton import kernel_weights, penalty_along, pull_along
+from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
 from usreg_kernels.ops.triton_fields import extents, load_real, locate, programs
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.ops.triton_support import OPTIONS, device_guard
 
 BLOCK = 512  # voxels per program
 

@@ -1,8 +1,15 @@
 """First-order smoothness of a displacement field."""
 
-from usreg_kernels.ops import triton_support
-from usreg_kernels.ops.gradient_smoothness import native, op
+from usreg_kernels.ops.gradient_smoothness import reference
+from usreg_kernels.ops.gradient_smoothness.native import Native
+from usreg_kernels.ops.operator import Op
+from usreg_kernels.ops.triton_backend import TritonBackend
 
-__all__ = ["native", "op"]
-
-triton_support.register("gradient_smoothness")
+OP = Op(
+    name="gradient_smoothness",
+    tensors=("Tensor dvf",),
+    params="str penalty, str scheme, float[]? spacing, bool normalize, str reduction",
+    outputs_like=reference.loss_like,
+    reference=reference,
+    backends=(Native("cpu"), TritonBackend("gradient_smoothness"), Native("cuda")),
+)

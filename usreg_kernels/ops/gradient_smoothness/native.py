@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.contract import LIBRARY
+from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend
 from usreg_kernels.ops.gradient_smoothness.reference import axis_scale
-from usreg_kernels.ops.native import REDUCTION_CODES, register
+from usreg_kernels.ops.operator import LIBRARY
 
 _PARAMS = "bool magnitude, bool central, float[] scales, int reduction"
 LIBRARY.define(f"gradient_smoothness_native_forward(Tensor dvf, {_PARAMS}) -> Tensor")
@@ -34,27 +34,26 @@ def _arguments(
     return penalty == "l1", scheme == "central", found, REDUCTION_CODES[reduction]
 
 
-def forward(
-    kernels: Any, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The loss."""
-    return kernels.gradient_smoothness_native_forward(dvf, *_arguments(dvf, **params)), []
+class Native(CompiledBackend):
+    """One pass over the field each way; nothing is saved."""
 
+    def forward(
+        self, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss."""
+        return self.kernels.gradient_smoothness_native_forward(dvf, *_arguments(dvf, **params)), []
 
-def backward(
-    kernels: Any,
-    grad_output: torch.Tensor,
-    saved: list[torch.Tensor],
-    dvf: torch.Tensor,
-    *,
-    needs_grad: list[bool],
-    **params: Any,
-) -> list[torch.Tensor]:
-    """The gradient, from the field anew."""
-    if not needs_grad[0]:
-        return []
-    arguments = _arguments(dvf, **params)
-    return [kernels.gradient_smoothness_native_backward(grad_output, dvf, *arguments)]
-
-
-register("gradient_smoothness", forward, backward)
+    def backward(
+        self,
+        grad_output: torch.Tensor,
+        saved: list[torch.Tensor],
+        dvf: torch.Tensor,
+        *,
+        needs_grad: list[bool],
+        may_overwrite: bool = False,
+        **params: Any,
+    ) -> list[torch.Tensor]:
+        """The gradient, from the field once more."""
+        if not needs_grad[0]:
+            return []
+        return [self.kernels.gradient_smoothness_native_backward(grad_output, dvf, *_arguments(dvf, **params))]

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from usreg_kernels.ops.contract import compute_dtype, loss_dtype
 from usreg_kernels.ops.fields import per_component, size_ratios
+from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 from usreg_kernels.ops.reduction import reduce_map
 
 
@@ -83,6 +84,11 @@ def loss_shape(dvf: torch.Tensor, *, scheme: str, reduction: str, **params: obje
         return ()
     cut = 2 if scheme == "central" else 0
     return (*dvf.shape[:2], *[size - cut for size in dvf.shape[2:]])
+
+
+def loss_like(dvf: torch.Tensor, **params: Any) -> torch.Tensor:
+    """An uninitialised loss of a field."""
+    return dvf.new_empty(loss_shape(dvf, **params), dtype=loss_dtype(dvf.dtype))
 
 
 def backward(

@@ -1,21 +1,34 @@
 """Local normalised cross-correlation."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from usreg_kernels.ops import triton_support
-from usreg_kernels.ops.lncc import cuda, native, op
+from usreg_kernels.backend import Tensors
+from usreg_kernels.ops.lncc import reference
+from usreg_kernels.ops.lncc.cpu import Cpu
+from usreg_kernels.ops.lncc.cuda import Cuda
 from usreg_kernels.ops.lncc.triton_plan import LARGEST_WINDOW
-
-__all__ = ["cuda", "native", "op"]
-
-
-def _too_large(tensors: Sequence[torch.Tensor | None], *, kernel_size: list[int], **params: Any) -> str | None:
-    if max(kernel_size) <= LARGEST_WINDOW:
-        return None
-    return f"its windows go up to {LARGEST_WINDOW} voxels, and this one is {max(kernel_size)}"
+from usreg_kernels.ops.operator import Op
+from usreg_kernels.ops.reduction import loss_like
+from usreg_kernels.ops.triton_backend import TritonBackend
 
 
-triton_support.register("lncc", declines=_too_large)
+class Triton(TritonBackend):
+    """A march each way, whose sums live in registers."""
+
+    def declines(self, tensors: Tensors, **params: Any) -> str | None:
+        """The registers hold windows up to a size."""
+        largest = max(params["kernel_size"])
+        if largest > LARGEST_WINDOW:
+            return f"its windows go up to {LARGEST_WINDOW} voxels, and this one is {largest}"
+        return super().declines(tensors, **params)
+
+
+OP = Op(
+    name="lncc",
+    tensors=("Tensor pred", "Tensor target"),
+    constants=("Tensor? mask",),
+    params="int[] kernel_size, str kernel_type, str reduction, float smooth_nr, float smooth_dr",
+    outputs_like=loss_like,
+    reference=reference,
+    backends=(Cpu("cpu"), Triton("lncc"), Cuda("cuda")),
+)

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.contract import LIBRARY, loss_dtype
+from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend, only_needed
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
-from usreg_kernels.ops.native import REDUCTION_CODES, register
+from usreg_kernels.ops.operator import LIBRARY, loss_dtype
 from usreg_kernels.windows import make_window, trimmed_weights
 
 _INPUTS = (
@@ -43,45 +43,48 @@ def _map_count(needs_grad: Sequence[bool]) -> int:
     return 0 if RECOMPUTE else {0: 0, 1: 3, 2: 5}[sum(needs_grad)]
 
 
-def forward(
-    kernels: Any,
-    pred: torch.Tensor,
-    target: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    needs_grad: list[bool],
-    **params: Any,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The loss; to save, the divisor of the mean and the maps."""
-    if needs_grad == [False, True]:
-        pred, target = target, pred  # the correlation is symmetric, and three maps serve the first
-    loss, *saved = kernels.lncc_cuda_forward(pred, target, mask, *_arguments(**params), _map_count(needs_grad))
-    return loss, saved
+class Cuda(CompiledBackend):
+    """A march each way, or sums along one axis after the other."""
 
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        mask: torch.Tensor | None,
+        *,
+        needs_grad: list[bool],
+        **params: Any,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss; to save, the divisor of the mean and the maps."""
+        if needs_grad == [False, True]:
+            pred, target = target, pred  # the correlation is symmetric, and three maps serve the first
+        arguments = _arguments(**params)
+        loss, *saved = self.kernels.lncc_cuda_forward(pred, target, mask, *arguments, _map_count(needs_grad))
+        return loss, saved
 
-def saved_like(pred: torch.Tensor, *_: Any, needs_grad: list[bool], **params: Any) -> list[torch.Tensor]:
-    """The divisor, and the maps."""
-    numel = prod(pred.shape[:-1]) * -(-pred.shape[-1] // _MAP_BLOCK) * _MAP_BLOCK * _map_count(needs_grad)
-    return [pred.new_empty((), dtype=torch.float64), pred.new_empty((numel,), dtype=loss_dtype(pred.dtype))]
+    def saved_like(self, pred: torch.Tensor, *others: Any, needs_grad: list[bool], **params: Any) -> list[torch.Tensor]:
+        """The divisor, and the maps."""
+        numel = prod(pred.shape[:-1]) * -(-pred.shape[-1] // _MAP_BLOCK) * _MAP_BLOCK * _map_count(needs_grad)
+        return [pred.new_empty((), dtype=torch.float64), pred.new_empty((numel,), dtype=loss_dtype(pred.dtype))]
 
-
-def backward(
-    kernels: Any,
-    grad_output: torch.Tensor,
-    saved: list[torch.Tensor],
-    pred: torch.Tensor,
-    target: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    needs_grad: list[bool],
-    **params: Any,
-) -> list[torch.Tensor]:
-    """The gradients, from the maps."""
-    swap = needs_grad == [False, True] and saved[1].numel() != saved_like(pred, needs_grad=[True, True])[1].numel()
-    images = [target, pred] if swap else [pred, target]
-    needed = needs_grad[::-1] if swap else needs_grad
-    gradients = kernels.lncc_cuda_backward(grad_output, *saved, *images, mask, *_arguments(**params), *needed)
-    return [gradient for gradient, flag in zip(gradients, needed, strict=True) if flag]
-
-
-register("lncc", forward, backward, saved_like, names=("cuda",))
+    def backward(
+        self,
+        grad_output: torch.Tensor,
+        saved: list[torch.Tensor],
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        mask: torch.Tensor | None,
+        *,
+        needs_grad: list[bool],
+        may_overwrite: bool = False,
+        **params: Any,
+    ) -> list[torch.Tensor]:
+        """The gradients, from the maps."""
+        all_maps = self.saved_like(pred, needs_grad=[True, True])[1].numel()
+        swap = needs_grad == [False, True] and saved[1].numel() != all_maps
+        images = [target, pred] if swap else [pred, target]
+        needed = needs_grad[::-1] if swap else needs_grad
+        arguments = _arguments(**params)
+        return only_needed(
+            self.kernels.lncc_cuda_backward(grad_output, *saved, *images, mask, *arguments, *needed), needed
+        )

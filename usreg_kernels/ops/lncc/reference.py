@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from usreg_kernels.ops.contract import compute_dtype, loss_dtype
+from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 from usreg_kernels.ops.reduction import reduce_map, reduction_gradient
 from usreg_kernels.windows import Window, make_window
 

@@ -23,8 +23,8 @@ from usreg_kernels.ops.lncc.triton_plan import (
     map_shape,
     tiles_to_measure,
 )
+from usreg_kernels.ops.triton_backend import device_guard
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.ops.triton_support import device_guard
 from usreg_kernels.windows import Weights, Window, make_window, trimmed_weights
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops import triton_support
+from usreg_kernels.ops.triton_backend import OPTIONS
 from usreg_kernels.windows import Weights
 
 LARGEST_WINDOW = 15
@@ -181,7 +181,7 @@ def _make_plan(shape: tuple[int, ...], weights: Weights, tile: Tile, multiproces
         "BY": tile.rows,
         "BG": tile.lanes,
         "num_warps": tile.warps,
-        **triton_support.OPTIONS,
+        **OPTIONS,
     }
     if tile.registers is not None and torch.version.hip is None:
         constants["maxnreg"] = tile.registers

@@ -1,0 +1,46 @@
+"""What the compiled backends of all ops share: C++ on CPUs, CUDA C++ on NVIDIA GPUs, each from a library of its own."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from usreg_kernels import library
+from usreg_kernels.backend import Backend, Tensors
+
+REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
+"""The codes of ``enum class Reduction`` in ``csrc/common``."""
+
+
+class CompiledBackend(Backend):
+    """A backend whose kernels are torch operators of one of our libraries.
+
+    Attributes:
+        name: of the backend, which is that of its library and of torch's device.
+        kernels: the namespace of ``torch.ops`` that holds the library's operators.
+        device_type: of the tensors that it takes.
+    """
+
+    kernels: Any = torch.ops.usreg
+    device_type: str
+
+    def __init__(self, name: Literal["cpu", "cuda"]) -> None:
+        self.name = name
+        self.device_type = name
+
+    def missing(self) -> str | None:
+        """Whether the library is loaded."""
+        return library.reason(self.name)
+
+    def declines(self, tensors: Tensors, **params: Any) -> str | None:
+        """It takes every call on its device."""
+        device = tensors[0].device  # type: ignore[union-attr]
+        if device.type == self.device_type:
+            return None
+        return f"it runs on {self.device_type} tensors, and these are on {device}"
+
+
+def only_needed(gradients: tuple[torch.Tensor | None, ...], needs_grad: list[bool]) -> list[torch.Tensor]:
+    """The gradients that were asked for; a library returns None for the others."""
+    return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed and gradient is not None]
