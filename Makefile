@@ -5,7 +5,8 @@
 # Variables: PYTHON (the interpreter that .venv is made with), TORCH (what pip installs first, e.g. another version),
 # TRAIN (arguments of the training, e.g. TRAIN="training.epochs=2"), BENCH (options of the benchmark, e.g.
 # BENCH=--bench-full), RESULT (where its results go), AGAINST (earlier results to compare with), USREG_BUILD_CPU and
-# USREG_BUILD_CUDA (see setup.py).
+# USREG_BUILD_CUDA (see setup.py). For make gpu: GPU_STAGES (of `python -m tools.gpu --list`; all where it is empty), GPU
+# (more options, e.g. GPU="--limit 600"), GPU_PYTHON (an interpreter that has a torch with CUDA; nothing is installed).
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -23,10 +24,15 @@ CONTENDERS := neurite==0.3.4 six==1.17.0 fireants==1.5.0
 # This one is compiled at its installation, for GPUs.
 GPU_CONTENDERS := $(if $(and $(shell command -v nvidia-smi),$(shell command -v nvcc)),fused-lncc==0.1.0)
 
+GPU_STAGES ?=
+GPU_PYTHON ?=
+# Runs the tests in several processes.
+GPU_PACKAGES := pytest-xdist>=3.6
+
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types sanitize contenders bench sdist wheel clean help
+.PHONY: train test setup lint format types sanitize contenders bench gpu budgets sdist wheel clean help
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
@@ -73,8 +79,31 @@ $(VENV)/.contenders: Makefile | $(VENV)/.installed
 
 bench: contenders ## our losses against everything that you would pick instead: tables, pictures, or what got slower
 	$(BIN)/python -m pytest bench --benchmark-only $(BENCH) --benchmark-columns=median,iqr,rounds \
-	  --benchmark-json=$(RESULT)
-	$(BIN)/python -m bench.report $(RESULT) $(if $(AGAINST),--against $(AGAINST))
+	  --benchmark-json=$(RESULT); measured=$$?; \
+	$(BIN)/python -m bench.report $(RESULT) $(if $(AGAINST),--against $(AGAINST)) && exit $$measured
+
+# The check comes first, and by itself: a machine without a GPU need not download a torch to hear that. The stage `build`
+# builds the CUDA library, for one GPU.
+gpu: ## build, test and measure the kernels on this machine's GPU, and write a summary (docs/gpu.md)
+ifeq ($(GPU_PYTHON),)
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m tools.gpu --check --set-up-follows
+	USREG_BUILD_CUDA=0 $(MAKE) $(if $(filter bench,$(or $(GPU_STAGES),bench)),contenders,setup)
+	$(BIN)/python -m pip install --quiet "$(GPU_PACKAGES)"
+endif
+	$(or $(GPU_PYTHON),$(BIN)/python) -m tools.gpu $(GPU_STAGES) $(GPU)
+
+# Triton compiles the kernels, and other versions of it compile other machine code. These are held to the budgets too:
+# the versions that torch has pinned. Each takes 0.7 GB.
+TRITONS := 3.5.1 3.6.0 3.7.1
+
+$(VENV)/triton-%/.installed: | $(VENV)/.installed
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) triton==$*
+	@touch $@
+
+budgets: setup $(TRITONS:%=$(VENV)/triton-%/.installed) ## what older Tritons compile: sm_80 and sm_90, float32 and float16
+	set -e; for version in $(TRITONS); do echo "Triton $$version"; PYTHONPATH=$(abspath $(VENV))/triton-$$version USREG_BUDGETS=few \
+	  $(BIN)/python -m pytest tests/kernels/test_triton_compiled.py tests/kernels/test_triton_plan.py; done
 
 sdist: setup ## source distribution, into dist/
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is ins
 
 from bench.cases import EAGER_SHAPES, IMAGES, TRAINED_WINDOWS, Case, cases
 from bench.contenders import Contender, absent, contenders
-from bench.measure import Measured, Plan, Session, WrongResult, compare
-from bench.recording import CLOCK, processor, record
+from bench.gpu import DeviceLost, survive
+from bench.measure import Plan, Session, compare, streamed_bytes
+from bench.outcomes import Measured, NotMeasured, Outcome
+from bench.recording import CLOCK, on_gpu, processor, record
 
-Outcomes = dict[str, "Measured | str"]
+Outcomes = dict[str, Outcome]
 
 ABSENT = pytest.StashKey[list[dict[str, Any]]]()
 """Who did not take part in a comparison that ran: what identifies the measurement, and ``reason``."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.has_plugin("timeout"):  # the benchmark needs no limit of time
+        parser.addini("timeout", "seconds for one test, with pytest-timeout")
     group = parser.getgroup("bench", "registration losses")
     group.addoption(
         "--bench-full", action="store_true", help="every combination of the shapes, however slow (hours on a CPU)"
@@ -45,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "timeout: seconds for one test, with pytest-timeout")
     if results := config.getoption("benchmark_json", None):
         Path(results).parent.mkdir(parents=True, exist_ok=True)  # not found missing after minutes of measuring
     if threads := config.getoption("bench_threads"):
@@ -91,9 +97,22 @@ def session() -> Session:
 
 
 @pytest.fixture(scope="session")
-def compared() -> dict[Case, Outcomes | WrongResult]:
+def compared() -> dict[Case, Outcomes]:
     """The comparisons so far."""
     return {}
+
+
+@pytest.fixture(autouse=True)
+def _device_works(request: pytest.FixtureRequest, plan: Plan, session: Session) -> Iterator[None]:
+    """Nothing runs on a GPU that a test before broke; a comparison says so itself, for each contender."""
+    if session.lost is not None and "show_speed" not in request.fixturenames:
+        pytest.fail(session.lost, pytrace=False)
+    yield
+    if plan.device == "cuda" and session.lost is None:
+        try:
+            survive(plan.device, request.node.name)
+        except DeviceLost as lost:
+            session.lost = str(lost)
 
 
 @pytest.fixture
@@ -101,25 +120,23 @@ def show_speed(
     pytestconfig: pytest.Config,
     plan: Plan,
     session: Session,
-    compared: dict[Case, Outcomes | WrongResult],
+    compared: dict[Case, Outcomes],
     benchmark: Any,
 ) -> Any:
     """Reports a contender's part in a comparison, which its first contender runs for all."""
 
     def show(case: Case, contender: Contender) -> None:
         if case not in compared:
-            try:
-                compared[case] = compare(case, _contenders(pytestconfig, case), plan, session)
-            except WrongResult as wrong:
-                compared[case] = wrong
+            compared[case] = compare(case, _contenders(pytestconfig, case), plan, session)
             pytestconfig.stash.setdefault(ABSENT, []).extend(_absent(case, compared[case], plan))
-        outcomes = compared[case]
-        if isinstance(outcomes, WrongResult):
-            pytest.fail(f"no speeds are shown: {outcomes}")
-        outcome = outcomes[contender.name]
-        if isinstance(outcome, str):
-            pytest.skip(f"{contender.name}: {outcome}")
+        outcome = compared[case][contender.name]
+        if isinstance(outcome, NotMeasured):
+            if outcome.is_fault:
+                pytest.fail(f"{contender.name}: {outcome.reason}", pytrace=False)
+            pytest.skip(f"{contender.name}: {outcome.reason}")
         record(benchmark, f"{case.op} {case.name}", outcome.times, _extra(case, contender, outcome, plan))
+        if outcome.wrong:
+            pytest.fail(f"{contender.name} is wrong for {case.op} {case.name}: {outcome.error}", pytrace=False)
 
     return show
 
@@ -132,20 +149,35 @@ def _extra(case: Case, contender: Contender, measured: Measured, plan: Plan) -> 
         "loss_error": measured.error.loss,
         "gradient_error": measured.error.gradient,
         "exact": measured.exact,
+        "wrong": measured.wrong,
         "peak_extra_bytes": measured.peak_extra_bytes,
         "voxels": case.voxels,
         "voxels_per_second": case.voxels / measured.times.median,
         "bytes_per_second": rate,
-        "streaming_bytes_per_second": measured.streaming_bytes_per_second,
-        "streaming_fraction": rate / measured.streaming_bytes_per_second,
+        **_streaming(case, measured, rate),
+        **on_gpu(measured.on_gpu),
     }
 
 
-def _absent(case: Case, outcomes: Outcomes | WrongResult, plan: Plan) -> list[dict[str, Any]]:
-    if isinstance(outcomes, WrongResult):
-        return [{**_identity(case, "everybody", plan), "reason": str(outcomes)}]
-    reasons = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
-    return [{**_identity(case, name, plan), "reason": reason} for name, reason in reasons.items()]
+def _streaming(case: Case, measured: Measured, rate: float) -> dict[str, float | None]:
+    """The share of the memory's speed. On a GPU both speeds are those of CUDA graphs, without launches."""
+    seconds = measured.streaming
+    if measured.on_gpu is not None:
+        seconds = measured.streaming_on_gpu
+        rate = case.least_bytes / measured.on_gpu.seconds if measured.on_gpu.seconds else 0.0
+    stream = streamed_bytes(case) / seconds if seconds else None
+    return {
+        "streaming_bytes_per_second": stream,
+        "streaming_fraction": rate / stream if stream and rate else None,
+    }
+
+
+def _absent(case: Case, outcomes: Outcomes, plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {**_identity(case, name, plan), "reason": outcome.reason, "fault": outcome.is_fault}
+        for name, outcome in outcomes.items()
+        if isinstance(outcome, NotMeasured)
+    ]
 
 
 def _identity(case: Case, contender: str, plan: Plan) -> dict[str, Any]:

@@ -136,13 +136,13 @@ _OTHERS: dict[str, Callable[[], list[Contender]]] = {
 
 
 def _module(name: str) -> ModuleType:
-    if (reason := _import_failure(name)) is not None:
+    if (reason := import_failure(name)) is not None:
         raise Absent(reason)
     return import_module(name)
 
 
 @cache
-def _import_failure(name: str) -> str | None:
+def import_failure(name: str) -> str | None:
     """Why a module of an optional package is not to be had, which may fail in any way while it is imported."""
     try:
         with third_party_warnings_ignored():
@@ -210,7 +210,7 @@ def _fireants() -> list[Contender]:
 
 def _or_formula(own: Contender, module: str, formula: Contender) -> list[Contender]:
     """The package's loss; where it cannot be imported, the reason, and the formula in its place."""
-    reason = _import_failure(module)
+    reason = import_failure(module)
     return [own] if reason is None else [absent(own, f"{reason} (`make contenders`)"), formula]
 
 

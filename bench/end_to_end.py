@@ -1,35 +1,67 @@
 """Where the losses are used: a training step, and a registration that optimises a displacement field itself.
 
-Ours and MONAI's run side by side from the same start, in turns, and must arrive at the same place.
+Ours and MONAI's run side by side from the same start, in turns, and must arrive at the same place. MONAI's LNCC sums
+windows by convolutions. A GPU computes those in TF32 unless it is told otherwise, with 10 bits of each factor, and then
+MONAI's variances may even be negative. A GPU also trains in half precision. So on a GPU both run twice: once in float32
+without TF32, which is what is compared, and once as torch and the config have it, which is what is timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import send_to_device
-from monai.losses import DiffusionLoss, LocalNormalizedCrossCorrelationLoss
 from torch import nn
 
 import usreg_kernels as uk
+from bench import gpu
 from bench.cases import WINDOW
+from bench.contenders import import_failure
+from bench.failures import Failure, attempt
+from bench.gpu import Run
 from bench.timing import Times, interleave
-from usreg.config import load_config
-from usreg.datasets.synthetic import SyntheticEllipsoids
-from usreg.losses.utils import MIN_SMOOTH_DR, MIN_SMOOTH_NR
-from usreg.models.warp import warp
-from usreg.training import LossCall, Trainer, prepare_run
-from usreg.training.console import Reporter, make_console
-from usreg.training.interrupts import StopRequest
+
+if TYPE_CHECKING:
+    from usreg.training import Trainer
 
 OURS, MONAI = "USReg", "MONAI"
 NAMES = (OURS, MONAI)
 
 SMOOTHNESS_WEIGHT = 0.1
 STEPS_PER_ROUND = 3
+
+LOSS_TOLERANCE = 1e-3
+"""How far the training losses of the two may lie apart after the same steps in float32."""
+
+QUALITY_TOLERANCE = 0.01
+"""How far the final similarities of the two may lie apart: both are sums of the same terms in another order."""
+
+
+def missing() -> str | None:
+    """Why nothing here can run in this environment; None where it can. The functions below import these modules."""
+    reasons = (import_failure(name) for name in ("accelerate", "monai.losses", "usreg.training"))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def is_rounded(device: str) -> bool:
+    """Whether training and convolutions there are not computed in float32."""
+    return device == "cuda"
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions of float32 are computed in float32."""
+    previous = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = previous
 
 
 @dataclass(frozen=True)
@@ -38,41 +70,104 @@ class Training:
 
     Attributes:
         step: times of whole steps, the loss's part included.
-        loss: times of the loss's forward and backward pass alone, on the same volumes.
-        last_loss: the training loss after all steps.
+        loss: times of the loss's forward and backward pass only, on the same volumes.
+        last_loss: the training loss after all timed steps.
+        checked_loss: the same after as many steps in float32 without TF32; None where they failed.
     """
 
     step: Times
     loss: Times
     last_loss: float
+    checked_loss: float | None
 
 
-def training(size: int, rounds: int, device: str, folder: Path) -> dict[str, Training]:
+Trainings = dict[str, "Training | Failure"]
+
+
+def training(size: int, rounds: int, device: str, folder: Path) -> Trainings:
     """Steps of the default config with ``lncc`` instead of its loss, volumes of size^3; the same with MONAI's class."""
-    last: dict[str, float] = {}
-    runs: dict[str, Callable[[], object]] = {}
+    steps = rounds * STEPS_PER_ROUND
+    checked: dict[str, float] = {}
+    if is_rounded(device):
+        with without_tf32():
+            _, checked, _ = _train(size, steps, device, folder / "checked", amp=False)
+    times, last, failures = _train(size, steps, device, folder / "timed", amp=True)
+    found: Trainings = dict(failures)
     for name in NAMES:
-        trainer, batch = _trainer(name, size, device, folder)
+        if name not in failures:
+            check = checked.get(name) if is_rounded(device) else last[name]
+            found[name] = Training(times[f"step {name}"], times[f"loss {name}"], last[name], check)
+    return found
 
-        def whole(name: str = name, trainer: Trainer = trainer, batch: dict = batch) -> None:
-            last[name] = trainer.step(batch, StopRequest()).loss
 
-        def alone(trainer: Trainer = trainer, batch: dict = batch) -> None:
-            warped = batch["moving"].clone().requires_grad_()
-            trainer.run.loss_call(warped, batch["dvf"], batch).backward()
+def wrong_training(found: Trainings) -> str | None:
+    """What is wrong with ours; None where it agrees with MONAI's as far as both ran."""
+    runs = {name: run for name, run in found.items() if isinstance(run, Training)}
+    if OURS not in runs:
+        return None
+    checked = {name: run.checked_loss for name, run in runs.items() if run.checked_loss is not None}
+    if OURS not in checked:
+        return "ours failed in float32 without TF32"
+    if any(not abs(loss - checked[OURS]) <= LOSS_TOLERANCE for loss in checked.values()):
+        return f"the losses differ after the same steps in float32: {checked}"
+    if not -1 - LOSS_TOLERANCE <= runs[OURS].last_loss <= 0:
+        return f"the last loss of ours is {runs[OURS].last_loss}, and LNCC runs from -1 to 0"
+    return None
 
-        runs |= {f"step {name}": whole, f"loss {name}": alone}
+
+def _train(
+    size: int, steps: int, device: str, folder: Path, amp: bool
+) -> tuple[dict[str, Times], dict[str, float], dict[str, Failure]]:
+    """Times of ``step NAME`` and ``loss NAME``; by name, the loss after the last step, and failures."""
+    last: dict[str, float] = {}
+    runs: dict[str, Run] = {}
+    failures: dict[str, Failure] = {}
+    for name in NAMES:
+        made = attempt(_runs_of_trainer, name, size, device, folder, amp, last)
+        if isinstance(made, Failure):
+            failures[name] = made
+            gpu.survive(device, f"the training with {name} failed with {made}")
+        else:
+            runs |= made
+    in_turns: dict[str, Failure] = {}
     # One step a turn, or the faster one would train further in the same time.
-    times = interleave(runs, rounds * STEPS_PER_ROUND, device=device)
-    return {name: Training(times[f"step {name}"], times[f"loss {name}"], last[name]) for name in NAMES}
+    times = interleave(runs, steps, device=device, failures=in_turns)
+    failures |= {run.partition(" ")[2]: failure for run, failure in in_turns.items()}
+    return times, last, failures
 
 
-def _trainer(name: str, size: int, device: str, folder: Path) -> tuple[Trainer, dict]:
+def _runs_of_trainer(
+    name: str, size: int, device: str, folder: Path, amp: bool, last: dict[str, float]
+) -> dict[str, Run]:
+    from usreg.training.interrupts import StopRequest
+
+    trainer, batch = _trainer(name, size, device, folder, amp)
+
+    def whole() -> None:
+        last[name] = trainer.step(batch, StopRequest()).loss
+
+    def alone() -> None:
+        warped = batch["moving"].clone().requires_grad_()
+        trainer.run.loss_call(warped, batch["dvf"], batch).backward()
+
+    return {f"step {name}": whole, f"loss {name}": alone}
+
+
+def _trainer(name: str, size: int, device: str, folder: Path, amp: bool) -> tuple[Trainer, dict[str, Any]]:
+    from accelerate.utils import send_to_device
+    from monai.losses import LocalNormalizedCrossCorrelationLoss
+
+    from usreg.config import load_config
+    from usreg.losses.utils import MIN_SMOOTH_DR, MIN_SMOOTH_NR
+    from usreg.training import LossCall, Trainer, prepare_run
+    from usreg.training.console import Reporter, make_console
+
     settings = [
         f"image_size=[{size},{size},{size}]",
         f"loss={{name: lncc, kernel_size: {WINDOW}}}",
         f"device={device}",
         "tensorboard.enabled=false",
+        f"training.amp={str(amp).lower()}",
         "training.num_workers=0",
         "train_dataset.num_samples=2",
         "val_dataset.num_samples=1",
@@ -95,18 +190,21 @@ class Registration:
         times: of each iteration: warp, loss, backward, Adam.
         before: similarity (mean squared local correlation, 0 to 1, in float64) of moving and fixed.
         after: similarity of warped and fixed.
+        checked: the same after as many iterations without TF32; None where they failed.
         field: the displacements (1, 3, D, H, W), voxels.
     """
 
     times: Times
     before: float
     after: float
+    checked: float | None
     field: torch.Tensor
 
 
-def registration(
-    spatial: tuple[int, int, int], iterations: int, learning_rate: float, device: str
-) -> dict[str, Registration]:
+Registrations = dict[str, "Registration | Failure"]
+
+
+def registration(spatial: tuple[int, int, int], iterations: int, learning_rate: float, device: str) -> Registrations:
     """Adam on the displacement of every voxel, with LNCC and diffusion, from 0; ours and MONAI's in turns.
 
     Args:
@@ -115,13 +213,51 @@ def registration(
         learning_rate: Adam's, voxels: about what a displacement changes by in an iteration.
         device: ``"cpu"`` or ``"cuda"``.
     """
+    from usreg.datasets.synthetic import SyntheticEllipsoids
+
     sample = SyntheticEllipsoids(1, spatial)[0]
     moving, fixed = (sample[key][None].to(device) for key in ("moving", "fixed"))
+    register = partial(_register, moving, fixed, iterations, learning_rate, device)
+    checked: dict[str, float] = {}
+    if is_rounded(device):
+        with without_tf32():
+            fields, times, _ = register()
+        checked = {name: _similarity(fields[name], moving, fixed) for name in times}
+    fields, times, failures = register()
+    found: Registrations = dict(failures)
+    before = _similarity(torch.zeros_like(fields[OURS]), moving, fixed)
+    for name in times:
+        after = _similarity(fields[name], moving, fixed)
+        check = checked.get(name) if is_rounded(device) else after
+        found[name] = Registration(times[name], before, after, check, fields[name])
+    return found
+
+
+def wrong_registration(found: Registrations) -> str | None:
+    """What is wrong with ours; None where it arrives where MONAI's does, as far as both ran."""
+    runs = {name: run for name, run in found.items() if isinstance(run, Registration)}
+    if OURS not in runs:
+        return None
+    arrived = {f"{name} without TF32": run.checked for name, run in runs.items() if run.checked is not None}
+    arrived[OURS] = runs[OURS].after
+    if any(not abs(after - arrived[OURS]) <= QUALITY_TOLERANCE for after in arrived.values()):
+        return f"the similarities differ after the same iterations: {arrived}"
+    return None
+
+
+def _register(
+    moving: torch.Tensor, fixed: torch.Tensor, iterations: int, learning_rate: float, device: str
+) -> tuple[dict[str, torch.Tensor], dict[str, Times], dict[str, Failure]]:
+    """By name, the field, the times of the iterations but the first, and failures."""
+    from monai.losses import DiffusionLoss, LocalNormalizedCrossCorrelationLoss
+
+    from usreg.models.warp import warp
+
     losses: dict[str, tuple[nn.Module, nn.Module]] = {
         OURS: (uk.LNCCLoss(kernel_size=WINDOW), uk.GradientSmoothnessLoss(scheme="central")),
         MONAI: (LocalNormalizedCrossCorrelationLoss(3, WINDOW), DiffusionLoss()),
     }
-    fields = {name: torch.zeros(1, 3, *spatial, device=device, requires_grad=True) for name in NAMES}
+    fields = {name: torch.zeros(1, 3, *fixed.shape[2:], device=fixed.device, requires_grad=True) for name in NAMES}
 
     def iteration(name: str) -> Callable[[], None]:
         field, (similarity, smoothness) = fields[name], losses[name]
@@ -135,14 +271,15 @@ def registration(
 
         return run
 
-    times = interleave({name: iteration(name) for name in NAMES}, iterations - 1, device=device)  # one is the warm-up
-    before = _similarity(moving, fixed)
-    return {
-        name: Registration(times[name], before, _similarity(warp(moving, field.detach()), fixed), field.detach())
-        for name, field in fields.items()
-    }
+    failures: dict[str, Failure] = {}
+    runs = {name: iteration(name) for name in NAMES}
+    times = interleave(runs, iterations - 1, device=device, failures=failures)  # one is the warm-up
+    return {name: field.detach() for name, field in fields.items()}, times, failures
 
 
-def _similarity(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Of whole volumes in float64, by our fastest backend for it: the reference takes ten seconds a brain."""
-    return -uk.lncc_loss(first.double(), second.double(), kernel_size=WINDOW).item()
+def _similarity(field: torch.Tensor, moving: torch.Tensor, fixed: torch.Tensor) -> float:
+    """Of the warped and the fixed volume, in float64, by our fastest backend: the reference takes 10 s a brain."""
+    from usreg.models.warp import warp
+
+    warped = warp(moving, field)
+    return -uk.lncc_loss(warped.double(), fixed.double(), kernel_size=WINDOW).item()

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 import torch
 
 import usreg_kernels as uk
-from bench.cases import FUNCTIONS, Case, Loss, make_inputs
+from bench import gpu
+from bench.cases import FUNCTIONS, Case, make_inputs
 from bench.contenders import REFERENCE, Absent, Contender, third_party_warnings_ignored
+from bench.failures import Failure, attempt
+from bench.gpu import DeviceLost, Run
 from bench.memory import peak_extra_bytes
-from bench.timing import Run, Times, interleave, turn_length
+from bench.outcomes import GRADIENT_TOLERANCE as GRADIENT_TOLERANCE
+from bench.outcomes import LOSS_TOLERANCE as LOSS_TOLERANCE
+from bench.outcomes import Error, Measured, NotMeasured, Outcome
+from bench.steps import Oracle, error_of, graph_step, reference, step
+from bench.timing import OnGpu, interleave, on_gpu, turn_length
 
 CACHE_BYTES = 128 * 2**20
 """Input sets hold this many bytes together, above the last-level cache of CPUs and GPUs, so that none flatters."""
@@ -31,16 +39,11 @@ times in what uses the most memory."""
 LONG_TRIAL = 1.0
 """Seconds of a first run that need no second one: what is prepared at first is lost in them."""
 
+_STREAM = "torch.add"
+"""The memory's own speed takes turns with the contenders, under this name."""
+
 REFERENCE_PATIENCE = 1 / 3
 """Of the others' patience: that the oracle is slow is known, and it runs once for every comparison anyway."""
-
-LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
-GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""Relative errors above which a result counts as inexact; a gradient is rounded to its input's dtype."""
-
-
-class WrongResult(Exception):
-    """One of our backends is wrong: nothing of its comparison may be shown."""
 
 
 @dataclass(frozen=True)
@@ -64,31 +67,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Error:
-    """Relative errors against the float64 reference; the gradient's is that of its L2 norm, None without one."""
-
-    loss: float
-    gradient: float | None
-
-    def within_tolerance(self, dtype: torch.dtype) -> bool:
-        """Whether the result counts as exact for inputs of this dtype; NaN does not."""
-        return self.loss <= LOSS_TOLERANCE[dtype] and (
-            self.gradient is None or self.gradient <= GRADIENT_TOLERANCE[dtype]
-        )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was found about one contender."""
-
-    times: Times
-    error: Error
-    exact: bool
-    peak_extra_bytes: int | None
-    streaming_bytes_per_second: float
-
-
-@dataclass(frozen=True)
 class _Trial:
     """What the runs before the timed ones showed."""
 
@@ -97,12 +75,32 @@ class _Trial:
     peak_extra_bytes: int | None
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A contender that passed its trial.
+
+    Attributes:
+        run: a step, on another input set each time.
+        captured: a step on each input set, as a CUDA graph holds it.
+        trial: what was seen of it.
+    """
+
+    run: Run
+    captured: list[Run]
+    trial: _Trial
+
+
 @dataclass
 class Session:
-    """What one comparison learns for the next: what a contender took for how many voxels, so that none is waited for in
-    vain."""
+    """What one comparison learns for the next.
+
+    Attributes:
+        runs: what a contender took for how many voxels, so that none is waited for in vain.
+        lost: why the GPU no longer works; None where it does.
+    """
 
     runs: dict[object, tuple[float, int]] = field(default_factory=dict)
+    lost: str | None = None
 
     def expect(self, case: Case, name: str) -> float:
         """Seconds that a run is expected to take, judged by another shape; 0 where none was measured."""
@@ -119,75 +117,136 @@ def _kind(case: Case, name: str) -> object:
     return case.op, len(case.shape), case.dtype, case.backward, case.window, case.scheme, name
 
 
-def step(loss: Loss, *inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """One forward pass and, where an input needs a gradient, the backward pass."""
-    leaves = [tensor for tensor in inputs if tensor.requires_grad]
-
-    def run() -> torch.Tensor:
-        for leaf in leaves:
-            leaf.grad = None
-        value = loss(*inputs)
-        if leaves:
-            value.backward()
-        return value
-
-    return run
-
-
-def compare(case: Case, contenders: Sequence[Contender], plan: Plan, session: Session) -> dict[str, Measured | str]:
-    """Check and time the contenders of a case.
+def compare(case: Case, contenders: Sequence[Contender], plan: Plan, session: Session) -> dict[str, Outcome]:
+    """Check and time the contenders of a case. One that fails takes no other with it.
 
     Returns:
         By name, what was measured, or the reason why nothing was.
-
-    Raises:
-        WrongResult: one of our backends differs from the reference.
     """
     torch.compiler.reset()  # a function that is compiled for too many shapes would silently run uncompiled
+    outcomes: dict[str, Outcome] = {}
+    try:
+        if session.lost is not None:
+            raise DeviceLost(session.lost)
+        with third_party_warnings_ignored():
+            _compare(case, contenders, plan, session, outcomes)
+    except DeviceLost as lost:
+        session.lost = str(lost)
+        _say_lost(contenders, session.lost, outcomes)
+    return {contender.name: outcomes[contender.name] for contender in contenders}
+
+
+def _compare(
+    case: Case, contenders: Sequence[Contender], plan: Plan, session: Session, outcomes: dict[str, Outcome]
+) -> None:
+    """Fill in the outcomes, as far as the device works."""
+    prepared = attempt(_prepare, case, plan, session)
+    if isinstance(prepared, Failure):
+        gpu.survive(plan.device, f"the float64 reference failed for {case.op} {case.name}")
+        reason, is_fault = f"the float64 reference fails with {prepared}", not prepared.is_lack_of_memory
+        outcomes.update({c.name: NotMeasured(reason, is_fault=c.ours and is_fault) for c in contenders})
+        return
+    sets, oracle = prepared
+    ready: dict[str, _Ready] = {}
+    for contender in contenders:
+        tried = attempt(_try, case, contender, sets, oracle, plan, session)
+        if isinstance(tried, Failure):
+            outcomes[contender.name] = _not_measured(contender, tried)
+            if tried.kind is not Absent:
+                gpu.survive(plan.device, f"{contender.name} failed for {case.op} {case.name} with {tried}")
+        else:
+            ready[contender.name] = tried
+    if ready:
+        by_name = {contender.name: contender for contender in contenders}
+        _time(case, {name: (by_name[name], found) for name, found in ready.items()}, plan, outcomes)
+
+
+def _prepare(case: Case, plan: Plan, session: Session) -> tuple[list[list[torch.Tensor]], Oracle]:
+    """The input sets, and the reference's result for the first."""
     sets = _input_sets(case, plan.device)
     start = time.perf_counter()
-    oracle = _reference(case, sets[0])
+    oracle = _oracle(case, sets[0], plan.device)
     session.note(case, REFERENCE, time.perf_counter() - start)
-    outcomes: dict[str, Measured | str] = {}
-    runs: dict[str, Run] = {}
-    checked: dict[str, tuple[Error, bool, int | None]] = {}
-    turns: dict[str, int] = {}
-    with third_party_warnings_ignored():
-        for contender in contenders:
-            name = contender.name
-            try:
-                run, trial = _try(case, contender, sets, oracle, plan, session)
-            except Absent as absent:
-                outcomes[name] = str(absent)
-                continue
-            exact = trial.error.within_tolerance(case.dtype)
-            if contender.ours and not exact:
-                raise WrongResult(f"{name} is wrong for {case.op} {case.name}: {trial.error}")
-            checked[name] = trial.error, exact, trial.peak_extra_bytes
-            runs[name] = run
-            length = turn_length(trial.seconds, plan.seconds_per_turn)
-            few = FEWEST_TURNS if name == REFERENCE else plan.rounds  # it is there to be right
-            turns[name] = min(plan.rounds, few, max(FEWEST_TURNS, int(plan.budget / length)))
-        if runs:
-            stream = _streaming(case, plan.device)
-            times = interleave(
-                {**runs, "": stream}, {**turns, "": plan.rounds}, plan.seconds_per_turn, plan.device, warm_up=False
-            )
-            bandwidth = _streamed_bytes(case) / times.pop("").median
-            for name, found in times.items():
-                outcomes[name] = Measured(found, *checked[name], bandwidth)
-    return outcomes
+    return sets, oracle
+
+
+def _oracle(case: Case, inputs: list[torch.Tensor], device: str) -> Oracle:
+    """The reference's result; from the CPU where the GPU has too little memory for it."""
+    with contextlib.suppress(torch.OutOfMemoryError):
+        return reference(FUNCTIONS[case.op], inputs, **case.arguments)
+    gpu.survive(device, "the float64 reference ran out of memory")
+    loss, gradient = reference(FUNCTIONS[case.op], make_inputs(case, 0), **case.arguments)
+    return loss.to(device), None if gradient is None else gradient.to(device)
+
+
+def _not_measured(contender: Contender, failure: Failure) -> NotMeasured:
+    if failure.kind is Absent:
+        return NotMeasured(failure.message)
+    excused = failure.is_lack_of_memory or issubclass(failure.kind, uk.BackendError)
+    return NotMeasured(f"fails with {failure}", is_fault=contender.ours and not excused)
+
+
+def _say_lost(contenders: Sequence[Contender], reason: str, outcomes: dict[str, Outcome]) -> None:
+    """The device broke: say so wherever something is missing. What was measured before stays."""
+    for contender in contenders:
+        outcome = outcomes.get(contender.name, NotMeasured(reason, is_fault=contender.ours))
+        if isinstance(outcome, Measured) and outcome.on_gpu is None:
+            outcome = replace(outcome, on_gpu=OnGpu(None, None, reason))
+        outcomes[contender.name] = outcome
+
+
+def _time(case: Case, ready: dict[str, tuple[Contender, _Ready]], plan: Plan, outcomes: dict[str, Outcome]) -> None:
+    """Time those that are ready, in turns; on a GPU then each one's CUDA graph."""
+    runs = {name: found.run for name, (_, found) in ready.items()}
+    turns = {name: _turns(name, found.trial, plan) for name, (_, found) in ready.items()}
+    streams = _streams(case, plan.device)
+    failures: dict[str, Failure] = {}
+    times = interleave(
+        {**runs, _STREAM: _in_turn(streams)},
+        {**turns, _STREAM: plan.rounds},
+        plan.seconds_per_turn,
+        plan.device,
+        warm_up=False,
+        failures=failures,
+    )
+    stream = times.pop(_STREAM, None)
+    for name, (contender, found) in ready.items():
+        if name in failures:
+            outcomes[name] = _not_measured(contender, failures[name])
+            continue
+        exact = found.trial.error.within_tolerance(case.dtype)
+        outcomes[name] = Measured(
+            times=times[name],
+            error=found.trial.error,
+            exact=exact,
+            wrong=contender.ours and not exact,
+            peak_extra_bytes=found.trial.peak_extra_bytes,
+            streaming=None if stream is None else stream.median,
+        )
+    if plan.device == "cuda":
+        _time_on_gpu({name: found for name, (_, found) in ready.items()}, streams, outcomes)
+
+
+def _time_on_gpu(ready: dict[str, _Ready], streams: list[Run], outcomes: dict[str, Outcome]) -> None:
+    """Add the device's and the CPU's part to what was measured."""
+    streaming = on_gpu("torch.add", _in_turn(streams), streams, 0.0).seconds
+    for name, found in ready.items():
+        outcome = outcomes[name]
+        if isinstance(outcome, Measured):
+            parts = on_gpu(name, found.run, found.captured, outcome.times.median)
+            outcomes[name] = replace(outcome, on_gpu=parts, streaming_on_gpu=streaming)
+
+
+def _turns(name: str, trial: _Trial, plan: Plan) -> int:
+    length = turn_length(trial.seconds, plan.seconds_per_turn)
+    few = FEWEST_TURNS if name == REFERENCE else plan.rounds  # it is there to be right
+    return min(plan.rounds, few, max(FEWEST_TURNS, int(plan.budget / length)))
 
 
 def _try(
-    case: Case,
-    contender: Contender,
-    sets: list[list[torch.Tensor]],
-    oracle: tuple[torch.Tensor, torch.Tensor | None],
-    plan: Plan,
-    session: Session,
-) -> tuple[Run, _Trial]:
-    """A contender's run over all input sets in turn, and what one or two showed; Absent where it cannot or may not."""
+    case: Case, contender: Contender, sets: list[list[torch.Tensor]], oracle: Oracle, plan: Plan, session: Session
+) -> _Ready:
+    """A contender's runs, and what one or two of them showed; Absent where it cannot or may not take part."""
     expected = session.expect(case, contender.name)
     patience = float("inf") if contender.standard else plan.patience
     if contender.name == REFERENCE:
@@ -196,26 +255,29 @@ def _try(
         raise Absent(f"about {expected:.2g} s a run are expected; --bench-patience gives it {patience:g}")
     try:
         loss = contender.build(case)
-        run = step(loss, *sets[0])
+        first = step(loss, *sets[0])
         values: list[torch.Tensor] = []
-        peak, seconds = peak_extra_bytes(lambda: values.append(run()), plan.device)
-        error = _error(values.pop(), sets[0][0].grad, oracle)
+        peak, seconds = peak_extra_bytes(lambda: values.append(first()), plan.device)
+        error = error_of(values.pop(), sets[0][0].grad, oracle)
         if contender.compiles or seconds < LONG_TRIAL:
             sets[0][0].grad = None  # else the memory of the next gradient would not count as new
-            peak, seconds = peak_extra_bytes(run, plan.device)
-    except Absent:
-        raise
-    except Exception as failure:
-        if contender.ours and not isinstance(failure, uk.BackendError | torch.OutOfMemoryError):
-            raise WrongResult(f"{contender.name} fails for {case.op} {case.name}: {failure}") from failure
-        raise Absent(f"fails with {type(failure).__name__}: {_first_line(failure)}") from failure
+            peak, seconds = peak_extra_bytes(first, plan.device)
     finally:
         sets[0][0].grad = None
     session.note(case, contender.name, seconds)
     if seconds > patience:
         raise Absent(f"{seconds:.2g} s a run; --bench-patience gives it {patience:g}")
-    steps = cycle([step(loss, *inputs) for inputs in sets])
-    return lambda: next(steps)(), _Trial(seconds, error, peak)
+    return _Ready(
+        run=_in_turn([step(loss, *inputs) for inputs in sets]),
+        captured=[graph_step(loss, *inputs) for inputs in sets],
+        trial=_Trial(seconds, error, peak),
+    )
+
+
+def _in_turn(runs: Sequence[Run]) -> Run:
+    """One of the runs each time."""
+    forever = cycle(runs)
+    return lambda: next(forever)()
 
 
 def _input_sets(case: Case, device: str) -> list[list[torch.Tensor]]:
@@ -226,40 +288,16 @@ def _set_count(case: Case) -> int:
     return min(MOST_SETS, max(2, -(-CACHE_BYTES // case.least_bytes)))
 
 
-def _reference(case: Case, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The loss and the first input's gradient in float64."""
-    oracle = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
-    with uk.use_backend("reference"):
-        value = step(lambda *tensors: FUNCTIONS[case.op](*tensors, **case.arguments), *oracle)()
-    return value.detach(), oracle[0].grad
+def _streams(case: Case, device: str) -> list[Run]:
+    """Reading two tensors of the case's shape and writing a third: what the memory can do. One run for each set."""
+
+    def run(first: torch.Tensor, second: torch.Tensor, result: torch.Tensor) -> Run:
+        return lambda: torch.add(first, second, out=result)
+
+    count = _set_count(case)
+    return [run(*(torch.ones(case.shape, dtype=case.dtype, device=device) for _ in range(3))) for _ in range(count)]
 
 
-def _error(
-    value: torch.Tensor, gradient: torch.Tensor | None, oracle: tuple[torch.Tensor, torch.Tensor | None]
-) -> Error:
-    expected, wanted = oracle
-    loss = ((value.detach().double() - expected).abs() / expected.abs()).item()
-    if wanted is None or gradient is None:
-        return Error(loss, None if wanted is None else float("inf"))
-    return Error(loss, ((gradient.double() - wanted).norm() / wanted.norm()).item())
-
-
-def _streaming(case: Case, device: str) -> Run:
-    """Reading two tensors of the case's shape and writing a third: what the memory can do."""
-    triples = cycle(
-        [[torch.ones(case.shape, dtype=case.dtype, device=device) for _ in range(3)] for _ in range(_set_count(case))]
-    )
-
-    def run() -> None:
-        first, second, result = next(triples)
-        torch.add(first, second, out=result)
-
-    return run
-
-
-def _streamed_bytes(case: Case) -> int:
+def streamed_bytes(case: Case) -> int:
+    """What ``torch.add`` of two tensors of the case's shape moves."""
     return 3 * case.dtype.itemsize * torch.Size(case.shape).numel()
-
-
-def _first_line(failure: Exception) -> str:
-    return (str(failure).splitlines() or [""])[0]

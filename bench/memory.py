@@ -9,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-from bench.timing import Run
+from bench import gpu
+from bench.gpu import Run
 
 _PROCESS = Path("/proc/self")
 _RESET_PEAK = "5"  # of clear_refs: the high-water mark of resident memory becomes the present size
@@ -26,10 +25,9 @@ def peak_extra_bytes(run: Run, device: str) -> tuple[int | None, float]:
     """
     gc.collect()
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        seconds = _seconds(run, torch.cuda.synchronize)
-        return torch.cuda.max_memory_allocated() - before, seconds
+        start = time.perf_counter()
+        most = gpu.most_memory(run)
+        return most, time.perf_counter() - start
     if not _reset_peak():
         return None, _seconds(run)
     before = _resident("VmRSS")
@@ -37,10 +35,9 @@ def peak_extra_bytes(run: Run, device: str) -> tuple[int | None, float]:
     return max(0, _resident("VmHWM") - before), seconds
 
 
-def _seconds(run: Run, wait: Run = lambda: None) -> float:
+def _seconds(run: Run) -> float:
     start = time.perf_counter()
     run()
-    wait()
     return time.perf_counter() - start
 
 

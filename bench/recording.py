@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import usreg_kernels as uk
-from bench.timing import Times
+from bench.timing import OnGpu, Times
 
 PACKAGES = ("usreg", "torch", "triton", "monai", "neurite", "voxelmorph", "fireants", "fused-lncc", "numpy")
 
@@ -56,6 +56,17 @@ def record(benchmark: Any, group: str, times: Times, extra: dict[str, Any]) -> N
     benchmark.extra_info.update(extra, cpu_seconds=times.cpu_per_run, spread=times.spread)
     seconds = iter(times.wall)
     benchmark.pedantic(lambda: CLOCK.advance(next(seconds)), rounds=len(times.wall), iterations=1)
+
+
+def on_gpu(parts: OnGpu | None) -> dict[str, Any]:
+    """What goes to ``extra_info`` of a GPU's results; nothing on a CPU."""
+    if parts is None:
+        return {}
+    return {
+        "gpu_seconds": parts.seconds,
+        "launch_overhead_seconds": parts.launch_seconds,
+        "no_gpu_seconds": parts.reason,
+    }
 
 
 def facts() -> dict[str, Any]:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import comparison, pictures, tables
+from bench import comparison, tables
+from bench.contenders import import_failure
 from bench.results import Results, load, write_summary
 
 ROOT = Path(__file__).parent.parent
@@ -38,14 +39,18 @@ def blocks(results: Results, page: Path) -> dict[str, str]:
     source = f"{results.provenance} ([all numbers]({link}))."
     parts = [source]
     for op, title in tables.TITLES.items():
-        absent = tables.absent(results, op)
-        if absent or results.select(kind="loss", op=op):
-            parts += [f"### {title}", tables.details(results, op), *[absent] * bool(absent)]
+        lists = [text for text in (tables.not_captured(results, op), tables.absent(results, op)) if text]
+        if lists or results.select(kind="loss", op=op):
+            parts += [f"### {title}", tables.details(results, op), *lists]
+    overhead = [tables.overhead(results)] if results.select(kind="overhead") else []
+    if overhead:
+        parts += ["### Overhead per call", *overhead]
     parts += ["### Variants of our LNCC", tables.variants(results)]
     parts += ["### Training steps", tables.training(results), "### Registrations", tables.registration(results)]
-    images = [f"![{caption}](images/bench-{results.device}-{name}.png)" for name, caption in CAPTIONS.items()]
+    files = {f"bench-{results.device}-{name}.png": caption for name, caption in CAPTIONS.items()}
+    images = [f"![{caption}](images/{file})" for file, caption in files.items() if (IMAGES / file).exists()]
     return {
-        f"summary-{results.device}": f"{tables.summary(results)}\n\n{source}",
+        f"summary-{results.device}": "\n\n".join([tables.summary(results), *overhead, source]),
         f"pictures-{results.device}": "\n\n".join(images),
         f"tables-{results.device}": "\n\n".join(parts),
     }
@@ -61,6 +66,8 @@ def fill(text: str, contents: dict[str, str]) -> str:
 
 def publish(results: Results) -> list[Path]:
     """Commit-ready files: the results under their own name, the pictures, README and docs with new tables."""
+    from bench import pictures
+
     COMMITTED.mkdir(exist_ok=True)
     target = COMMITTED / results.file_name
     write_summary(results, target)
@@ -69,6 +76,16 @@ def publish(results: Results) -> list[Path]:
     for page in PAGES:
         page.write_text(fill(page.read_text(), blocks(named, page)))
     return [*written, *PAGES]
+
+
+def _draw(results: Results, folder: Path) -> list[Path]:
+    """The pictures; none where their packages are missing, as on many machines with a GPU."""
+    if (reason := import_failure("bench.pictures")) is not None:
+        print(f"\nno pictures: {reason}", file=sys.stderr)
+        return []
+    from bench import pictures
+
+    return pictures.draw_all(results, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,8 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = publish(results)
     else:
         print(tables.summary(results) + "\n\n" + blocks(results, options.results)[f"tables-{results.device}"])
-        written = pictures.draw_all(results, options.pictures or options.results.parent)
-    print("\nwrote " + "\n      ".join(map(str, written)), file=sys.stderr)
+        written = _draw(results, options.pictures or options.results.parent)
+    if written:
+        print("\nwrote " + "\n      ".join(map(str, written)), file=sys.stderr)
     return 0
 
 

@@ -137,5 +137,8 @@ def by_case(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def ours(entries: Iterable[Entry]) -> Entry | None:
-    """Our backend that runs where none is asked for: the first in the order of contenders, not the luckiest."""
-    return next((entry for entry in entries if entry["ours"]), None)
+    """Our backend that runs where none is asked for: the first in the order of contenders, not the luckiest.
+
+    One whose result is wrong is none.
+    """
+    return next((entry for entry in entries if entry["ours"] and not entry["wrong"]), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bench.results import Entry, Results, by_case, ours
 
@@ -39,21 +39,33 @@ def summary(results: Results) -> str:
     images = [case for case in cases if case[0]["op"] == "lncc" and case[0]["window"] in SUMMARY_WINDOWS]
     largest = {(case[0]["op"], case[0]["scheme"]): case for case in cases if case[0]["op"] != "lncc"}
     packages = [entry["contender"] for case in images for entry in case if entry["contender"].startswith(PACKAGES)]
-    rows = [_summary_row(case, list(dict.fromkeys(packages))) for case in [*images, *largest.values()]]
+    columns = list(dict.fromkeys(packages))
+    rows = [_summary_row(case, columns, _broken(results, case)) for case in [*images, *largest.values()]]
     return table([row for row in rows if row is not None])
 
 
-def _summary_row(case: Sequence[Entry], packages: Sequence[str]) -> Row | None:
+def _broken(results: Results, case: Sequence[Entry]) -> str:
+    """Our backends that are wrong or fail in a comparison, for the summary; empty where all are right."""
+    wrong = [f"{entry['contender']}: wrong" for entry in case if entry["wrong"]]
+    faults = [entry for entry in results.absent if entry["fault"] and entry.case == case[0].case]
+    return "; ".join([*wrong, *(f"{entry['contender']}: fails" for entry in faults)])
+
+
+def _summary_row(case: Sequence[Entry], packages: Sequence[str], broken: str) -> Row | None:
     best = ours(case)
-    if best is None:
+    if best is None and not broken:
         return None
+    row = {"loss": _loss(case[0]), "shape": _shape(case[0])}
+    if best is None:
+        names = ("MONAI", "MONAI, compiled", "plain PyTorch", *packages, "extra memory, ours / MONAI")
+        return {**row, "ours": f"**{broken}**", **dict.fromkeys([*_launches(case[0]), *names], "–")}
     others = [entry for entry in case if not entry["ours"]]
     eager = [entry for entry in others if entry["contender"] == "MONAI"]
     memory = [_bytes(entry["peak_extra_bytes"]) for entry in [best, *eager]]
     return {
-        "loss": _loss(best),
-        "shape": _shape(best),
-        "ours": _time(best),
+        **row,
+        "ours": f"{_time(best)} with {best['contender']} (**{broken}**)" if broken else _time(best),
+        **_launches(best),
         "MONAI": _slowdown(eager, best),
         "MONAI, compiled": _slowdown(others, best, "MONAI, compiled"),
         "plain PyTorch": _plain(others, best),
@@ -74,6 +86,7 @@ def _plain(others: Sequence[Entry], best: Entry) -> str:
 def details(results: Results, op: str) -> str:
     """All contenders of an op, each comparison from the fastest to the slowest; inexact ones with bold errors."""
     rows: list[Row] = []
+    on_gpu = results.device == "cuda"
     for case in by_case(results.select(kind="loss", op=op)):
         best = ours(case)
         rows += [
@@ -81,14 +94,15 @@ def details(results: Results, op: str) -> str:
                 "shape": _shape(entry),
                 "pass": entry["pass"],
                 "variety": _variety(entry),
-                "contender": entry["contender"],
-                "time": _time(entry),
+                "contender": _name(entry),
+                "time": f"**{_time(entry)}**" if entry["wrong"] else _time(entry),
                 "to ours": "" if best is None else f"{entry.seconds / best.seconds:.3g} x",
+                **(_on_gpu(entry, best) if on_gpu else {}),
                 "CPU time": f"{1e3 * entry['cpu_seconds']:.3g} ms",
                 "extra memory": _bytes(entry["peak_extra_bytes"]),
                 "10^6 voxels/s": f"{entry['voxels_per_second'] / 1e6:.3g}",
                 "GB/s": f"{entry['bytes_per_second'] / 1e9:.3g}",
-                "of streaming": f"{entry['streaming_fraction']:.2g}",
+                "of streaming": _or_dash(entry["streaming_fraction"], lambda share: f"{share:.2g}"),
                 "error: loss, gradient": _error(entry),
             }
             for entry in sorted(case, key=lambda entry: entry.seconds)
@@ -96,28 +110,95 @@ def details(results: Results, op: str) -> str:
     return table(rows)
 
 
+def _on_gpu(entry: Entry, best: Entry | None) -> Row:
+    """The device's part, the same as a multiple of ours, and the CPU's part."""
+    device, ours = entry["gpu_seconds"], None if best is None else best["gpu_seconds"]
+    ratio = device / ours if device and ours else None
+    return {
+        "GPU time": _or_dash(device, _seconds),
+        "GPU time to ours": _or_dash(ratio, lambda value: f"{value:.3g} x"),
+        "launch": _or_dash(entry["launch_overhead_seconds"], _seconds),
+    }
+
+
+def _launches(best: Entry) -> Row:
+    """The same of ours, for the summary; nothing on a CPU."""
+    if best["device"] != "cuda":
+        return {}
+    return {
+        "ours, GPU time": _or_dash(best["gpu_seconds"], _seconds),
+        "ours, launch": _or_dash(best["launch_overhead_seconds"], _seconds),
+    }
+
+
 def absent(results: Results, op: str) -> str:
     """A list of who did not take part in comparisons of an op, why, and in which; empty where all did.
 
-    A reason that holds in every comparison stands alone.
+    A reason that holds in every comparison stands by itself. One that is a fault of ours is bold.
     """
+    entries = [entry for entry in results.absent if entry["op"] == op]
+    lines = _grouped(results, op, entries, "reason")
+    return "\n".join(["Did not take part:", "", *lines]) if lines else ""
+
+
+def not_captured(results: Results, op: str) -> str:
+    """A list of those that have no GPU time, why, and where; empty where all have one, and on a CPU."""
+    entries = [entry for entry in results.select(kind="loss", op=op) if entry["no_gpu_seconds"]]
+    lines = _grouped(results, op, entries, "no_gpu_seconds")
+    return "\n".join(["Without a GPU time:", "", *lines]) if lines else ""
+
+
+def _grouped(results: Results, op: str, entries: Iterable[Entry], key: str) -> list[str]:
+    """A line for each contender and reason, with the comparisons in which it holds, unless it does in all."""
     absent = [entry for entry in results.absent if entry["op"] == op]
     comparisons = {entry.case for entry in [*results.select(kind="loss", op=op), *absent]}
     where: dict[tuple[str, str], list[str]] = {}
-    for entry in absent:
+    for entry in entries:
         comparison = f"{_shape(entry)}, {entry['pass']}, {_variety(entry)}"
-        where.setdefault((entry["contender"], entry["reason"]), []).append(comparison)
-    lines = [
-        f"- {contender}: {reason}" + ("" if len(found) == len(comparisons) else f" ({'; '.join(found)})")
-        for (contender, reason), found in where.items()
+        text = f"{entry['contender']}: {entry[key]}"
+        where.setdefault((entry["contender"], f"**{text}**" if entry["fault"] else text), []).append(comparison)
+    return [
+        f"- {text}" + ("" if len(found) == len(comparisons) else f" ({'; '.join(found)})")
+        for (_, text), found in where.items()
     ]
-    return "\n".join(["Did not take part:", "", *lines]) if lines else ""
+
+
+def overhead(results: Results) -> str:
+    """What a call on next to nothing costs, in microseconds and as a multiple of ``F.mse_loss``."""
+    entries = results.select(kind="overhead")
+    rows = []
+    for op in dict.fromkeys((entry["op"], entry["contender"]) for entry in entries):
+        found = {entry["pass"]: entry for entry in entries if (entry["op"], entry["contender"]) == op}
+        first = next(iter(found.values()))
+        row = {"overhead per call": _loss(first) if first["ours"] else first["contender"]}
+        for passes in ("forward+backward", "forward"):
+            row[f"{passes}, microseconds"] = _overhead(found.get(passes))
+            row[f"{passes}, to F.mse_loss"] = _or_dash(
+                found[passes]["ratio_to_mse_loss"] if passes in found else None, lambda ratio: f"{ratio:.2f} x"
+            )
+        rows.append(row)
+    return table(rows)
+
+
+def _overhead(entry: Entry | None) -> str:
+    if entry is None:
+        return "–"
+    text = f"{1e6 * entry['overhead_seconds']:.3g}"
+    return f"**{text} (wrong)**" if entry["wrong"] else text
 
 
 def variants(results: Results) -> str:
     """Our LNCC's variants as multiples of the first."""
-    entries = results.select(kind="variant")
-    return table([{"LNCC": e["contender"], "time": _time(e), "ratio": f"{e['ratio_to_base']:.2f}"} for e in entries])
+    return table(
+        [
+            {
+                "LNCC": _name(entry),
+                "time": _time(entry),
+                "ratio": _or_dash(entry["ratio_to_base"], lambda ratio: f"{ratio:.2f}"),
+            }
+            for entry in results.select(kind="variant")
+        ]
+    )
 
 
 def training(results: Results) -> str:
@@ -126,10 +207,10 @@ def training(results: Results) -> str:
         [
             {
                 "volumes": _shape(entry),
-                "LNCC": entry["contender"],
+                "LNCC": _name(entry),
                 "time per training step": _time(entry),
                 "of it the loss": f"{entry['loss_share']:.0%}",
-                "last training loss": f"{entry['last_loss']:.5f}",
+                "last training loss": _unless_inexact(entry, f"{entry['last_loss']:.5f}"),
             }
             for entry in results.select(kind="training")
         ]
@@ -142,12 +223,12 @@ def registration(results: Results) -> str:
         [
             {
                 "volumes": _shape(entry),
-                "LNCC and diffusion": entry["contender"],
+                "LNCC and diffusion": _name(entry),
                 "time per iteration": _time(entry),
                 "iterations": str(entry["iterations"]),
                 "similarity before": f"{entry['similarity_before']:.4f}",
-                "after": f"{entry['similarity_after']:.6f}",
-                "mean distance to our field, voxels": f"{entry['field_difference']:.1g}",
+                "after": _unless_inexact(entry, f"{entry['similarity_after']:.6f}"),
+                "mean distance to our field, voxels": _or_dash(entry["field_difference"], lambda d: f"{d:.1g}"),
             }
             for entry in results.select(kind="registration")
         ]
@@ -157,6 +238,10 @@ def registration(results: Results) -> str:
 def _loss(entry: Entry) -> str:
     variety = f", window {entry['window']}" if entry["window"] else f", {entry['scheme']}" if entry["scheme"] else ""
     return TITLES[entry["op"]] + variety
+
+
+def _name(entry: Entry) -> str:
+    return f"**{entry['contender']}: wrong**" if entry["wrong"] else str(entry["contender"])
 
 
 def _variety(entry: Entry) -> str:
@@ -169,8 +254,15 @@ def _shape(entry: Entry) -> str:
 
 
 def _time(entry: Entry) -> str:
-    time = f"{1e3 * entry.seconds:.3g} ms" if entry.seconds < 1 else f"{entry.seconds:.3g} s"
-    return f"{time} ± {entry.spread:.0%}"
+    return f"{_seconds(entry.seconds)} ± {entry.spread:.0%}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _or_dash(value: float | None, text: Callable[[float], str]) -> str:
+    return "–" if value is None else text(value)
 
 
 def _bytes(count: int | None) -> str:
@@ -190,5 +282,9 @@ def _multiple(entry: Entry, best: Entry) -> str:
 
 def _error(entry: Entry) -> str:
     errors = [entry["loss_error"], entry["gradient_error"]]
-    text = ", ".join(f"{error:.0e}" for error in errors if error is not None)
-    return text if entry["exact"] else f"**{text}**"
+    return _unless_inexact(entry, ", ".join(f"{error:.0e}" for error in errors if error is not None))
+
+
+def _unless_inexact(entry: Entry, text: str) -> str:
+    """The text; bold where it belongs to a result that is off. Older results do not say so of every kind."""
+    return f"**{text}**" if entry["exact"] is False else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,8 +11,11 @@ import torch
 
 import usreg_kernels as uk
 from bench.cases import IMAGES, WINDOW, Case, Loss, make_inputs
-from bench.measure import LOSS_TOLERANCE, Plan, WrongResult, step
+from bench.failures import Failure, attempt
+from bench.measure import Plan
+from bench.outcomes import LOSS_TOLERANCE
 from bench.recording import record
+from bench.steps import step
 from bench.timing import Times, interleave
 
 BASE = "window 9, float32, gradient of one image"
@@ -67,21 +70,36 @@ def _on_one_thread(run: Step) -> Step:
 
     def inner() -> torch.Tensor:
         torch.set_num_threads(1)
-        value = run()
-        torch.set_num_threads(threads)
-        return value
+        try:
+            return run()
+        finally:
+            torch.set_num_threads(threads)
 
     return inner
 
 
-def check(device: str) -> None:
-    """Each variant against the float64 reference, on a small volume: the large one is the other benchmarks' matter."""
+def check(device: str) -> dict[str, str]:
+    """Each variant against the float64 reference, on a small volume: the large one is the other benchmarks' matter.
+
+    Returns:
+        By name, what is wrong.
+    """
+    wrong = {}
     for name, run in make_runs(IMAGES["tiny"], device).items():
-        value = run().item()
-        with uk.use_backend("reference"):
-            expected = run().item()
+        found = attempt(_against_reference, run)
+        if isinstance(found, Failure):
+            wrong[name] = f"fails with {found}"
+            continue
+        value, expected = found
         if not abs(value - expected) <= LOSS_TOLERANCE[torch.float32] * abs(expected):
-            raise WrongResult(f"{name}: {value} instead of {expected}")
+            wrong[name] = f"{value} instead of {expected}"
+    return wrong
+
+
+def _against_reference(run: Step) -> tuple[float, float]:
+    value = run().item()
+    with uk.use_backend("reference"):
+        return value, run().item()
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +108,37 @@ def shape(chosen_shapes: list[str]) -> tuple[int, ...]:
     return IMAGES["128" if usual else chosen_shapes[0]]
 
 
+@dataclass(frozen=True)
+class Variants:
+    """All variants.
+
+    Attributes:
+        times: by name, of those that ran.
+        failures: by name, how others failed.
+        wrong: by name, what is wrong with a result.
+    """
+
+    times: dict[str, Times]
+    failures: dict[str, Failure]
+    wrong: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def times(shape: tuple[int, ...], plan: Plan) -> dict[str, Times]:
-    check(plan.device)
-    return interleave(make_runs(shape, plan.device), plan.rounds, plan.seconds_per_turn, plan.device)
+def variants(shape: tuple[int, ...], plan: Plan) -> Variants:
+    wrong = check(plan.device)
+    failures: dict[str, Failure] = {}
+    runs = make_runs(shape, plan.device)
+    times = interleave(runs, plan.rounds, plan.seconds_per_turn, plan.device, failures=failures)
+    return Variants(times, failures, wrong)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variant(variant: str, shape: tuple[int, ...], times: dict[str, Times], plan: Plan, benchmark: Any) -> None:
-    if variant not in times:
+def test_variant(variant: str, shape: tuple[int, ...], variants: Variants, plan: Plan, benchmark: Any) -> None:
+    if variant in variants.failures:
+        pytest.fail(f"{variant} fails with {variants.failures[variant]}", pytrace=False)
+    if variant not in variants.times:
         pytest.skip(f"{variant}: a matter of CPUs")
+    times, base = variants.times[variant], variants.times.get(BASE)
     extra = {
         "kind": "variant",
         "op": "lncc",
@@ -107,6 +146,9 @@ def test_variant(variant: str, shape: tuple[int, ...], times: dict[str, Times], 
         "ours": True,
         "shape": list(shape),
         "device": plan.device,
-        "ratio_to_base": times[variant].median / times[BASE].median,
+        "ratio_to_base": None if base is None else times.median / base.median,
+        "wrong": variant in variants.wrong,
     }
-    record(benchmark, f"lncc variants {'x'.join(map(str, shape))}", times[variant], extra)
+    record(benchmark, f"lncc variants {'x'.join(map(str, shape))}", times, extra)
+    if variant in variants.wrong:
+        pytest.fail(f"{variant}: {variants.wrong[variant]}", pytrace=False)

@@ -21,7 +21,8 @@ from bench import contenders, measure, plain, tables, test_bench_end_to_end
 from bench.cases import ALL_WINDOWS, FUNCTIONS, IMAGES, INPUTS, Case, cases
 from bench.conftest import shapes
 from bench.contenders import REFERENCE, Absent, Contender
-from bench.measure import Measured, Plan, Session, WrongResult, compare
+from bench.measure import Plan, Session, compare
+from bench.outcomes import Measured, NotMeasured, Outcome
 from bench.results import load
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,7 @@ EXACT = Contender("exact", lambda case: torch.nn.functional.mse_loss)
 WRONG = Contender("wrong", lambda case: lambda a, b: 1.25 * torch.nn.functional.mse_loss(a, b))
 
 
-def _compare(*contenders: Contender, plan: Plan = PLAN, session: Session | None = None) -> dict[str, Measured | str]:
+def _compare(*contenders: Contender, plan: Plan = PLAN, session: Session | None = None) -> dict[str, Outcome]:
     return compare(CASE, contenders, plan, session or Session())
 
 
@@ -49,11 +50,6 @@ def test_a_wrong_contender_is_timed_and_marked_with_its_error() -> None:
     assert wrong.times.wall
 
 
-def test_no_speeds_where_ours_is_wrong() -> None:
-    with pytest.raises(WrongResult, match="wrong is wrong"):
-        _compare(replace(WRONG, ours=True), EXACT)
-
-
 def test_who_cannot_take_part_says_why() -> None:
     def absent(case: Case) -> Any:
         raise Absent("not installed")
@@ -62,9 +58,10 @@ def test_who_cannot_take_part_says_why() -> None:
         return lambda *tensors: torch.zeros(2) + torch.zeros(3)
 
     found = _compare(EXACT, Contender("absent", absent), Contender("failing", failing))
-    assert found["absent"] == "not installed"
-    assert isinstance(found["failing"], str)
-    assert found["failing"].startswith("fails with RuntimeError: The size of tensor a (2) must match")
+    assert found["absent"] == NotMeasured("not installed")
+    assert isinstance(found["failing"], NotMeasured)
+    assert found["failing"].reason.startswith("fails with RuntimeError: The size of tensor a (2) must match")
+    assert not found["failing"].is_fault
     assert isinstance(found["exact"], Measured)
 
 
@@ -166,12 +163,13 @@ PACKAGES = {
 def test_a_formula_stands_in_for_a_package_that_is_not_there(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own, formula = PACKAGES[module]
     monkeypatch.setitem(sys.modules, module, None)  # makes its import fail
-    failure = contenders._import_failure.__wrapped__
-    monkeypatch.setattr(contenders, "_import_failure", failure)  # without what it found out before
+    failure = contenders.import_failure.__wrapped__
+    monkeypatch.setattr(contenders, "import_failure", failure)  # without what it found out before
     taking_part = [c for c in contenders.contenders("lncc") if c.name in (own, formula)]
     found = compare(CASE_OF_LNCC, taking_part, PLAN, Session())
-    assert str(found[own]).startswith(f"{module} cannot be imported")
-    assert str(found[own]).endswith("(`make contenders`)")
+    assert isinstance(found[own], NotMeasured)
+    assert found[own].reason.startswith(f"{module} cannot be imported")
+    assert found[own].reason.endswith("(`make contenders`)")
     measured = found[formula]
     assert isinstance(measured, Measured)
     assert measured.exact

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench import accuracy, report
+from bench import accuracy, report, tables
 from bench.comparison import describe
-from bench.results import load
+from bench.results import load, ours
 
 
 def _benchmark(contender: str, seconds: float, voxels: int = 1000, **changes: Any) -> dict[str, Any]:
@@ -68,6 +68,85 @@ def test_report_of_a_run(
     assert "### DVF MSE" not in printed
     pictures = sorted(file.name for file in tmp_path.glob("*.png"))
     assert pictures == [f"bench-cpu-{name}.png" for name in ("accuracy", "memory", "speed", "windows")]
+
+
+def test_tables_need_no_package_for_pictures(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "import_failure", lambda name: f"{name} cannot be imported")
+    assert report.main([str(_write(tmp_path / "run.json", content))]) == 0
+    printed = capsys.readouterr()
+    assert "| LNCC, window 9 |" in printed.out
+    assert printed.err == "\nno pictures: bench.pictures cannot be imported\n"
+
+
+def _overhead(contender: str, op: str, passes: str, seconds: float, **changes: Any) -> dict[str, Any]:
+    facts = {"kind": "overhead", "op": op, "pass": passes, "window": None, "shape": [1, 3, 4, 4, 4]}
+    ratio = {"overhead_seconds": seconds, "ratio_to_mse_loss": seconds / 1e-5}
+    return _benchmark(contender, seconds, **facts, **ratio, **changes)
+
+
+def test_overhead_is_shown_where_it_was_measured(content: dict[str, Any], tmp_path: Path) -> None:
+    page = report.PAGES[0]
+    without = report.blocks(load(_write(tmp_path / "run.json", content)), page)
+    assert not any("overhead per call" in block for block in without.values())
+    content["benchmarks"] += [
+        _overhead("USReg", "lncc", "forward+backward", 3.21e-5),
+        _overhead("USReg", "lncc", "forward", 1.5e-5, wrong=True),
+        _overhead("USReg", "dvf_mse", "forward", 1.2e-5),
+        _overhead("F.mse_loss", "dvf_mse", "forward", 1e-5, ours=False),
+    ]
+    blocks = report.blocks(load(_write(tmp_path / "run.json", content)), page)
+    for name in ("summary-cpu", "tables-cpu"):
+        assert "| LNCC | 32.1 | 3.21 x | **15 (wrong)** | 1.50 x |" in blocks[name]
+        assert "| DVF MSE | – | – | 12 | 1.20 x |" in blocks[name]
+        assert "| F.mse_loss | – | – | 10 | 1.00 x |" in blocks[name]
+
+
+def test_what_is_wrong_is_bold_and_never_our_best(content: dict[str, Any], tmp_path: Path) -> None:
+    wrong = _benchmark("USReg triton", 1e-4, exact=False, wrong=True, loss_error=0.25, gradient_error=0.5)
+    content["benchmarks"].insert(0, wrong)
+    results = load(_write(tmp_path / "run.json", content))
+    assert "| **USReg triton: wrong** | **0.1 ms ± 2%** | 0.1 x |" in tables.details(results, "lncc")
+    best = ours(results.select(window=9, shape=wrong["extra_info"]["shape"]))
+    assert best is not None
+    assert best["contender"] == "USReg cpu"
+    assert "| 1 ms ± 2% with USReg cpu (**USReg triton: wrong**) | 20 x |" in tables.summary(results)
+    text, slower = describe(results, results)
+    assert not slower
+    assert "WRONG, and not compared: lncc, USReg triton, 1 x 1 x 10 x 10 x 10" in text
+
+
+def test_the_summary_names_what_is_broken_where_nothing_of_ours_is_right(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    for entry in content["benchmarks"]:
+        entry["extra_info"]["wrong"] = entry["extra_info"]["ours"]
+    content["absent"] = [content["absent"][0] | {"contender": "USReg cuda", "reason": "fails with x", "fault": True}]
+    results = load(_write(tmp_path / "run.json", content))
+    broken = "**USReg cpu: wrong; USReg cuda: fails**"
+    assert f"| LNCC, window 9 | 1 x 1 x 10 x 10 x 10 | {broken} | – | – | – | – |" in tables.summary(results)
+    assert "- **USReg cuda: fails with x** (" in tables.absent(results, "lncc")
+
+
+def test_results_of_a_gpu_have_columns_of_their_own(content: dict[str, Any], tmp_path: Path) -> None:
+    for entry in content["benchmarks"]:
+        info = entry["extra_info"]
+        info |= {"device": "cuda", "gpu": "Some GPU", "gpu_seconds": entry["stats"]["median"] / 2}
+        info |= {"launch_overhead_seconds": 2e-5, "no_gpu_seconds": None}
+    pooled = content["benchmarks"][-1]["extra_info"]
+    pooled |= {"gpu_seconds": None, "launch_overhead_seconds": None, "no_gpu_seconds": "waits for the device"}
+    pooled["streaming_fraction"] = None
+    results = load(_write(tmp_path / "run.json", content))
+    details = tables.details(results, "lncc").splitlines()
+    assert "| time | to ours | GPU time | GPU time to ours | launch | CPU time |" in details[0]
+    assert "| MONAI | 20 ms ± 2% | 20 x | 10 ms | 20 x | 0.02 ms | 20 ms |" in details[4]
+    assert "| PyTorch avg_pool | 5 ms ± 2% | 5 x | – | – | – | 5 ms |" in details[3]
+    summary = tables.summary(results).splitlines()
+    assert "| ours | ours, GPU time | ours, launch | MONAI |" in summary[0]
+    assert "| 1 ms ± 2% | 0.5 ms | 0.02 ms | 20 x |" in summary[2]
+    tables_on_gpu = report.blocks(results, report.PAGES[1])["tables-cuda"]
+    assert "Without a GPU time:\n\n- PyTorch avg_pool: waits for the device (1 x 1 x 10 x 10 x 10, " in tables_on_gpu
 
 
 def test_publishing_replaces_what_lies_between_the_markers() -> None:

@@ -1,0 +1,58 @@
+"""Runs of a loss: one forward pass and, where an input needs a gradient, the backward pass; and what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+import usreg_kernels as uk
+from bench.cases import Loss
+from bench.outcomes import Error
+
+Oracle = tuple[torch.Tensor, "torch.Tensor | None"]
+"""The loss and the first input's gradient in float64."""
+
+
+def step(loss: Loss, *inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """One forward pass and, where an input needs a gradient, the backward pass."""
+    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+
+    def run() -> torch.Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        value = loss(*inputs)
+        if leaves:
+            value.backward()
+        return value
+
+    return run
+
+
+def graph_step(loss: Loss, *inputs: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+    """As :func:`step`, without writing to the inputs, for a CUDA graph: the loss and the gradients."""
+    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+
+    def run() -> list[torch.Tensor]:
+        value = loss(*inputs)
+        gradients = torch.autograd.grad(value, leaves) if leaves else ()
+        return [value.detach(), *gradients]
+
+    return run
+
+
+def reference(function: Loss, inputs: Sequence[torch.Tensor], **arguments: object) -> Oracle:
+    """What the float64 reference makes of the inputs."""
+    oracle = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
+    with uk.use_backend("reference"):
+        value = step(lambda *tensors: function(*tensors, **arguments), *oracle)()
+    return value.detach(), oracle[0].grad
+
+
+def error_of(value: torch.Tensor, gradient: torch.Tensor | None, oracle: Oracle) -> Error:
+    """How far a loss and the first input's gradient lie from the reference's."""
+    expected, wanted = oracle
+    loss = ((value.detach().double() - expected).abs() / expected.abs()).item()
+    if wanted is None or gradient is None:
+        return Error(loss, None if wanted is None else float("inf"))
+    return Error(loss, ((gradient.double() - wanted).norm() / wanted.norm()).item())

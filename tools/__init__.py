@@ -1,0 +1,1 @@
+"""Tools of a clone of the repository; no wheel holds them."""

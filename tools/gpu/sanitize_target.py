@@ -1,0 +1,146 @@
+"""``python -m tools.gpu.sanitize_target``: each GPU kernel once or a few times, on small shapes with borders.
+
+compute-sanitizer runs it as it stands. ``--check`` also compares every loss and gradient with the float64 reference on
+the CPU: the first thing to run on a new GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+
+import usreg_kernels as uk
+from bench.cases import FUNCTIONS, INPUTS
+from bench.measure import GRADIENT_TOLERANCE, LOSS_TOLERANCE
+from usreg_kernels.dispatch import machine_reasons
+
+IMAGE = (1, 2, 11, 13, 35)  # odd sizes, rows that fill no tile
+FIELD = (1, 3, 11, 13, 35)
+CHECKED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a loss: shape of each input, keyword arguments, and of how many inputs a gradient is wanted."""
+
+    op: str
+    shape: tuple[int, ...]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    gradients: int = 1
+    masked: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{name}={value}" for name, value in self.arguments.items()]
+        words += ["mask"] * self.masked + [f"{self.gradients} gradients"] * (self.gradients != 1)
+        return f"{self.op} {'x'.join(map(str, self.shape))} {' '.join(words)}".strip()
+
+
+def calls() -> Iterator[Call]:
+    """Enough of them to reach every kernel."""
+    for window in (3, 7, 9, 15):
+        yield Call("lncc", IMAGE, {"kernel_size": window}, gradients=2)
+    yield Call("lncc", IMAGE, {"kernel_size": 9})
+    yield Call("lncc", IMAGE, {"kernel_size": 9}, gradients=0)
+    yield Call("lncc", IMAGE, {"kernel_size": 7, "reduction": "none"}, gradients=2)
+    yield Call("lncc", IMAGE, {"kernel_size": 5}, masked=True)
+    yield Call("lncc", (1, 1, 9, 21, 64), {"kernel_size": 5, "kernel_type": "gaussian"}, gradients=2)
+    yield Call("lncc", (1, 1, 20, 21, 40), {"kernel_size": 17})  # beyond the marches
+    yield Call("lncc", (2, 1, 40, 50), {"kernel_size": 9}, gradients=2)
+    for arguments in ({}, {"scheme": "central", "penalty": "l1"}, {"reduction": "none"}):
+        yield Call("gradient_smoothness", FIELD, arguments)
+    for arguments in ({}, {"reduction": "none"}):
+        yield Call("bending_energy", FIELD, arguments)
+        yield Call("dvf_mse", FIELD, arguments, gradients=2)
+    yield Call("dvf_supervision", FIELD)
+    yield Call("dvf_supervision", FIELD, gradients=2)
+
+
+def inputs(call: Call, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Noise; the mask, if any, is the last one."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.rand(call.shape, generator=generator).to(dtype) for _ in range(INPUTS[call.op])]
+    if call.masked:
+        tensors.append(torch.rand(call.shape[0], 1, *call.shape[2:], generator=generator).to(dtype))
+    return tensors
+
+
+def step(call: Call, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The loss and its gradients, for an incoming gradient of 2."""
+    leaves = [tensor.detach().requires_grad_(i < call.gradients) for i, tensor in enumerate(tensors)]
+    mask = {"mask": leaves.pop()} if call.masked else {}
+    loss = FUNCTIONS[call.op](*leaves, **call.arguments, **mask)
+    wanted = leaves[: call.gradients]
+    return [loss.detach(), *(torch.autograd.grad(loss, wanted, torch.full_like(loss, 2.0)) if wanted else ())]
+
+
+def reference(call: Call, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The same in float64 by the oracle."""
+    with uk.use_backend("reference"):
+        return step(call, [tensor.double() for tensor in tensors])
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The relative error of the L2 norm; infinite where anything is not finite."""
+    difference = (found.double().cpu() - wanted).norm() / wanted.norm().clamp(min=1e-30)
+    return difference.item() if torch.isfinite(difference) else float("inf")
+
+
+def check(found: list[torch.Tensor], wanted: list[torch.Tensor], dtype: torch.dtype) -> tuple[bool, list[float]]:
+    """Whether a loss and its gradients are as exact as the benchmark asks for, and their errors."""
+    errors = [error(one, other) for one, other in zip(found, wanted, strict=True)]
+    limits = [LOSS_TOLERANCE[dtype], *[GRADIENT_TOLERANCE[dtype]] * (len(errors) - 1)]
+    return all(one <= most for one, most in zip(errors, limits, strict=True)), errors
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit status says whether anything was wrong, or nothing ran."""
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu.sanitize_target", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare with the float64 reference on the CPU")
+    parser.add_argument("--backend", nargs="+", default=["triton", "cuda"], help="of `python -m usreg_kernels`")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--part", default="0/1", metavar="PART/PARTS", help="a part of the calls, for several processes"
+    )
+    options = parser.parse_args(arguments)
+    part, parts = map(int, options.part.split("/"))
+    ran, wrong, absent, worst = 0, 0, set(), 0.0
+    pairs = list(product(calls(), CHECKED_DTYPES if options.check else (torch.float32,)))
+    for call, dtype in pairs[part::parts]:
+        tensors = inputs(call, dtype)
+        wanted = reference(call, tensors) if options.check else []
+        for backend in options.backend:
+            if (reason := machine_reasons(call.op)[backend]) is not None:
+                absent.add(f"{call.op} has no {backend}: {reason}")
+                continue
+            try:
+                with uk.use_backend(backend):
+                    found = step(call, [tensor.to(options.device) for tensor in tensors])
+            except uk.BackendError:
+                continue  # it declines this window or dtype
+            ran += 1
+            if options.check:
+                good, errors = check(found, wanted, dtype)
+                wrong += not good
+                worst = max(worst, *errors) if dtype == torch.float32 else worst
+                state, name = "ok   " if good else "WRONG", str(dtype).removeprefix("torch.")
+                print(state, backend, name, call, *(f"{one:.1e}" for one in errors), flush=True)
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+    print(*sorted(absent), sep="\n")
+    if options.check:
+        print(f"{ran} checks, {wrong} wrong; largest error in float32: {worst:.1e}")
+    else:
+        print(f"{ran} calls")
+    if not ran and parts == 1:
+        print("nothing ran: no chosen backend runs here (`python -m usreg_kernels` says why)")
+    return 1 if wrong or (not ran and parts == 1) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
