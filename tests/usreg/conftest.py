@@ -55,10 +55,10 @@ def train_tiny(tiny_file: Path, fresh_accelerate: None, quick_drawing: None) -> 
 @pytest.fixture
 def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty files for the pictures, which take ten times as long as the training of the tiny config."""
-    from usreg.training import results
+    from usreg.training import final_report
 
-    monkeypatch.setattr(results, "save_registration_figure", lambda path, *_, **__: path.touch())
-    monkeypatch.setattr(results, "save_curves", lambda path, _: path.touch())
+    monkeypatch.setattr(final_report, "save_registration_figure", lambda path, *_, **__: path.touch())
+    monkeypatch.setattr(final_report, "save_curves", lambda path, _: path.touch())
 
 
 @pytest.fixture

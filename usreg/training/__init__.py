@@ -14,8 +14,8 @@ from ..config import Config
 from .checkpoints import LAST, load_checkpoint
 from .console import Reporter, make_console
 from .evaluation import Evaluation
+from .final_report import finish
 from .loss_call import LossCall
-from .results import finish
 from .setup import Run, prepare_run
 from .trainer import Stopped, Trainer
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .evaluation import Evaluation
-from .folder import CONTENTS
+from .run_folder import CONTENTS
 
 PIPED_WIDTH = 120
 """Columns of output that is no terminal, where COLUMNS does not say otherwise."""

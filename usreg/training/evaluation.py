@@ -12,8 +12,8 @@ from torch import nn
 
 from ..metrics import MetricTable, evaluate_metrics, identity_inputs, model_inputs
 from .batches import Batches
-from .guard import nonfinite
 from .loss_call import LossCall
+from .nonfinite import nonfinite
 
 
 @dataclass(frozen=True)

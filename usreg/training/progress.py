@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .evaluation import Evaluation
-from .guard import StepReport, no_skips
+from .nonfinite import StepReport, no_skips
 
 
 @dataclass

@@ -20,11 +20,11 @@ from ..losses import build_loss
 from ..models import build_model
 from .batches import Batches, EpochBatches
 from .checkpoints import Resume, find_resume, load_optimizer, load_weights
-from .folder import CONFIG, METRICS, check_writable, continues_in_place, make_run_folder, project_folder
 from .loss_call import LossCall
+from .metrics_file import MetricsFile
 from .progress import TrainingProgress
 from .randomness import restore_random_state
-from .records import MetricsFile
+from .run_folder import CONFIG, METRICS, check_writable, continues_in_place, make_run_folder, project_folder
 from .trackers import Tracker, check_trackers, make_trackers
 
 OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..config import Config
 from ..errors import UsageError
-from .folder import TENSORBOARD
+from .run_folder import TENSORBOARD
 
 
 class Tracker(Protocol):

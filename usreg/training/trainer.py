@@ -13,8 +13,8 @@ from ..errors import UsageError
 from .checkpoints import BEST_EPE, BEST_LOSS, LAST, save_checkpoint
 from .console import Rate, Reporter, StepBar, duration, metrics_table
 from .evaluation import Evaluation, Evaluator
-from .guard import RunningStatistics, StepReport, describe_skips, read_step
 from .interrupts import StopRequest
+from .nonfinite import RunningStatistics, StepReport, describe_skips, read_step
 from .randomness import capture_random_state
 from .setup import Run
 

@@ -1,4 +1,4 @@
-"""The typed configuration of a run: its keys, their defaults, and how a YAML file becomes one.
+"""How a YAML file becomes a checked configuration.
 
 A file is read by OmegaConf's safe YAML loader, which makes plain values only: no tag of a file can run code. Code runs
 for the modules that the key ``plugins`` names, and for nothing else.
@@ -7,118 +7,24 @@ for the modules that the key ``plugins`` names, and for nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ._checks import Source, check_values, checked_component, checked_mapping, drop_keys_of_replaced
-from ._plugins import import_plugins, registry_of
-from .errors import ConfigError
+from ..errors import ConfigError
+from .checks import Source, check_values, checked_component, checked_mapping, drop_keys_of_replaced
+from .plugins import import_plugins, registry_of
+from .schema import Config
 
 COMPONENTS = {"train_dataset": "dataset", "val_dataset": "dataset", "model": "model", "loss": "loss"}
 """The sections that name a component, and the kind of registry each looks its name up in."""
 
 SECTIONS = ("wandb", "tensorboard", "optimizer", "training")
 """The sections with fixed keys."""
-
-
-@dataclass
-class WandbConfig:
-    """Weights & Biases tracking; off unless enabled."""
-
-    enabled: bool = False
-    """Log the run to Weights & Biases."""
-    project: str | None = None
-    """The project's name there; the run's ``project`` when missing."""
-    run_name: str | None = None
-    """The run's name there; chosen by Weights & Biases when missing."""
-    offline: bool = False
-    """Write the log to the run's folder alone, to be synchronised later."""
-
-
-@dataclass
-class TensorBoardConfig:
-    """TensorBoard tracking, written under the run's folder; on unless disabled."""
-
-    enabled: bool = True
-    """Write TensorBoard event files."""
-
-
-@dataclass
-class OptimizerConfig:
-    """The optimizer and its settings."""
-
-    name: str = "Adam"
-    """Adam or AdamW, in any case."""
-    lr: float = MISSING
-    """Learning rate, above 0; values above 1e-3 are known to be unstable and give a warning."""
-    weight_decay: float = 0.0
-    """Weight decay, 0 or more; decoupled from the gradient for AdamW, an L2 penalty for Adam."""
-
-
-@dataclass
-class TrainingConfig:
-    """The loop: how long, how fast, where to."""
-
-    epochs: int = MISSING
-    """Passes over the training set, at least 1."""
-    batch_size: int = MISSING
-    """Samples per step, at least 1."""
-    num_workers: int = 4
-    """Processes that load data; 0 loads in the main process."""
-    amp: bool = True
-    """Mixed precision, on CUDA devices only."""
-    amp_dtype: str = "float16"
-    """Type of mixed precision: float16 (with loss scaling) or bfloat16."""
-    val_every: int = 1
-    """Validate after every so many epochs; 0 never validates."""
-    seed: int = 42
-    """Seed of the weights and of the order of the samples."""
-    clip_grad_norm: float | None = 1.0
-    """Largest L2 norm of the whole gradient; null clips nothing."""
-    save_dir: str | None = None
-    """The run's folder; runs/<project>/<time> when missing."""
-    resume: str | None = None
-    """A checkpoint to go on from: a path, or auto for last.pt of ``save_dir``."""
-    max_steps: int | None = None
-    """Stop after so many optimizer steps, whatever ``epochs`` says."""
-    amp_init_scale: float | None = None
-    """First loss scale of float16 training; torch's default when missing."""
-
-
-@dataclass
-class Config:
-    """A whole run. Component sections are plain dictionaries: ``name`` plus the keys of that name's factory."""
-
-    project: str | None = None
-    """Label of the run, used in the name of its folder and by the trackers."""
-    image_size: list[int] = MISSING
-    """(D, H, W) in voxels, passed to the model, and to datasets that give no size of their own."""
-    device: str | None = None
-    """cuda, cuda:1, cpu...; chosen automatically when missing."""
-    plugins: list[str] = field(default_factory=list)
-    """Python modules imported first; they register the user's own losses, models, datasets and metrics."""
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    """Weights & Biases."""
-    tensorboard: TensorBoardConfig = field(default_factory=TensorBoardConfig)
-    """TensorBoard."""
-    train_dataset: dict[str, Any] = MISSING
-    """The training set."""
-    val_dataset: dict[str, Any] = MISSING
-    """The validation set."""
-    model: dict[str, Any] = MISSING
-    """The network that maps (moving, fixed) to (warped, ddf)."""
-    loss: dict[str, Any] = MISSING
-    """The loss that training minimises."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimizer."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    """The loop."""
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from usreg.training.guard import RunningStatistics, describe_skips, no_skips, nonfinite, read_step
+from usreg.training.nonfinite import RunningStatistics, describe_skips, no_skips, nonfinite, read_step
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

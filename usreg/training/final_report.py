@@ -15,8 +15,8 @@ from ..datasets import collate
 from ..metrics import model_inputs
 from ..viz import save_curves, save_registration_figure
 from .console import Reporter
-from .folder import CURVES, METRICS, PICTURES
-from .guard import describe_skips
+from .nonfinite import describe_skips
+from .run_folder import CURVES, METRICS, PICTURES
 from .setup import Run
 from .trainer import Trainer
 

@@ -9,17 +9,15 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, make_dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import ConfigError
-from .registry import Registry, did_you_mean
-
-if TYPE_CHECKING:
-    from .config import Config
+from ..errors import ConfigError
+from ..registry import Registry, did_you_mean
+from .schema import Config
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 from usreg.errors import DataError, UsageError
 from usreg.training.checkpoints import Resume
 from usreg.training.console import duration
-from usreg.training.folder import continues_in_place, make_run_folder, project_folder
-from usreg.training.records import MetricsFile
+from usreg.training.metrics_file import MetricsFile
+from usreg.training.run_folder import continues_in_place, make_run_folder, project_folder
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -1,0 +1,16 @@
+"""The configuration of a run: its keys (``schema``), their checks, and how a YAML file becomes one (``loading``)."""
+
+from __future__ import annotations
+
+from .loading import load_config, save_config
+from .schema import Config, OptimizerConfig, TensorBoardConfig, TrainingConfig, WandbConfig
+
+__all__ = [
+    "Config",
+    "OptimizerConfig",
+    "TensorBoardConfig",
+    "TrainingConfig",
+    "WandbConfig",
+    "load_config",
+    "save_config",
+]
