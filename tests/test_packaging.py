@@ -251,3 +251,9 @@ def test_native_ops_exist_always_and_have_kernels_with_the_library(op: str, name
     assert hasattr(torch.ops.usreg, op)
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(f"usreg::{op}", name.upper())
     assert has_kernel is (library.reason(name) is None)
+
+
+def test_the_citation_names_this_version() -> None:
+    found = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None
+    assert f"\nversion: {found.group(1)}\n" in (ROOT / "CITATION.cff").read_text()
