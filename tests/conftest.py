@@ -1,12 +1,56 @@
-"""Set-up of all tests: ``bench`` can be imported, and Triton kernels run where there is no GPU."""
+"""Set-up of all tests: ``bench`` can be imported, Triton kernels run without a GPU, and GPU tests without the extras.
+
+A machine with a GPU often has little more than torch and pytest. ``pytest -m gpu`` (or ``-m large``) therefore skips
+modules that import a package which is not installed, and names it. Every other run fails on them, and so does every run
+with ``CI`` in its environment: a development environment that lacks a package must not pass by testing less.
+"""
+
+from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is installed
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported
+
+OWN = {"bench", "kernels", "tools", "usreg", "usreg_kernels"}
+"""Packages of this repository, which are never missing."""
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "of pytest-timeout, which is not installed: a test that hangs stalls the run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("timeout"):
+        config.addinivalue_line("markers", "timeout(seconds): of pytest-timeout, which is not installed")
+
+
+class Module(pytest.Module):
+    """A test module that is skipped where it needs a package that this environment may lack."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            missing = error.__cause__
+            package = missing.name.split(".")[0] if isinstance(missing, ModuleNotFoundError) and missing.name else None
+            if package is not None and package not in OWN:
+                pytest.skip(f"needs {package}, which is not installed", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> Module | None:
+    """Modules that may be skipped, where only GPU tests are asked for."""
+    marks = parent.config.option.markexpr.split()
+    if marks[:1] not in (["gpu"], ["large"]) or os.environ.get("CI"):
+        return None
+    return Module.from_parent(parent, path=module_path)

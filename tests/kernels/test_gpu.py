@@ -1,9 +1,21 @@
-"""The GPU backends on a GPU: the cases of the other tests on the device, and what only a device can show."""
+"""The GPU backends on a GPU: the cases of the other tests on the device, and what only a device can show.
+
+Tests marked ``large`` take volumes of more than 2^31 elements, and most of a GPU's memory. Run each in a process of its
+own, or the next one may find too little of it free::
+
+    for test in $(pytest -m large tests/kernels/test_gpu.py --collect-only -q | grep ::); do pytest "$test"; done
+
+``USREG_TEST_GPU=cpu`` lets the CPU and Triton's interpreter stand in for a GPU, on small volumes: this tests the tests.
+What needs a driver is skipped then, and says so (test_gpu_stand_in.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from math import prod
 
 import pytest
 import torch
@@ -12,17 +24,27 @@ from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 from kernels.lncc_features import FEATURES, Feature
 
 import usreg_kernels as uk
+from usreg_kernels.ops.triton_support import INTERPRETED
 
-if not torch.cuda.is_available():
+STAND_IN = os.environ.get("USREG_TEST_GPU") == "cpu" and INTERPRETED
+
+if not (STAND_IN or torch.cuda.is_available()):
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
 
-DEVICE = torch.device("cuda")
-ON_GPU = [(op, name) for op in FUNCTIONS for name in ("triton", "cuda") if name in uk.available_backends(op)]
+DEVICE = torch.device("cpu" if STAND_IN else "cuda")
+ON_GPU = [
+    (op, name)
+    for op in FUNCTIONS
+    for name in (("triton",) if STAND_IN else ("triton", "cuda"))
+    if name in uk.available_backends(op)
+]
 EVERY_OP = pytest.mark.parametrize(
     ("case", "backend"), [(case, name) for case in ONE_CASE_PER_OP for op, name in ON_GPU if op == case.op], ids=str
 )
+LNCC_BACKENDS = pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+NEEDS_A_DRIVER = pytest.mark.skipif(STAND_IN, reason="needs a GPU's driver, for which nothing stands in")
 MAP_TOLERANCE = 3e-6  # of a value of a loss map, from float32 sums
 
 
@@ -63,7 +85,7 @@ def test_agrees_with_the_cpu(case: Case, backend: str, dtype: torch.dtype) -> No
         assert_close(gradient.cpu(), oracle, max(GRADIENT_TOLERANCE[dtype], slopes))
 
 
-@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+@LNCC_BACKENDS
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES)
 def test_lncc_feature(feature: Feature, backend: str) -> None:
     tensors = feature.tensors()
@@ -77,7 +99,8 @@ def test_lncc_feature(feature: Feature, backend: str) -> None:
 
 @EVERY_OP
 def test_same_bits_every_time(case: Case, backend: str) -> None:
-    large = [torch.rand(2, 3, 40, 50, 60, device=DEVICE) for _ in case.tensors()]
+    shape = (1, 3, 3, 4, 5) if STAND_IN else (2, 3, 40, 50, 60)
+    large = [torch.rand(shape, device=DEVICE) for _ in case.tensors()]
     with uk.use_backend(backend):
         first, *rest = (_step(case, large) for _ in range(5))
     for other in rest:
@@ -87,12 +110,24 @@ def test_same_bits_every_time(case: Case, backend: str) -> None:
 # ---- devices, streams and graphs -------------------------------------------------------------------------------------
 
 
+@NEEDS_A_DRIVER
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_the_automatic_choice_is_the_first_fused_kernel(op: str) -> None:
     tensors = _on_device(Case(op))
     assert uk.explain(op, *tensors).chosen == next((name for other, name in ON_GPU if other == op), "reference")
 
 
+@contextmanager
+def _nothing_may_wait() -> Iterator[None]:
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@NEEDS_A_DRIVER
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")  # torch, at its first use
 @EVERY_OP
 def test_nothing_waits_for_the_device(case: Case, backend: str) -> None:
     tensors = _on_device(case)
@@ -104,13 +139,11 @@ def test_nothing_waits_for_the_device(case: Case, backend: str) -> None:
 
     with uk.use_backend(backend):
         step()  # compiles
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with _nothing_may_wait():
             step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
+@NEEDS_A_DRIVER
 @EVERY_OP
 def test_graph_capture(case: Case, backend: str) -> None:
     leaves = [tensor.requires_grad_() for tensor in _on_device(case)]
@@ -136,6 +169,7 @@ def test_graph_capture(case: Case, backend: str) -> None:
             assert torch.equal(gradient, wanted)
 
 
+@NEEDS_A_DRIVER
 @EVERY_OP
 def test_two_streams(case: Case, backend: str) -> None:
     inputs = [[torch.rand(1, 3, 64, 64, 64, device=DEVICE) for _ in case.tensors()] for _ in range(2)]
@@ -183,17 +217,18 @@ def test_compile_fullgraph(case: Case, backend: str) -> None:
 # ---- mixed precision -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+@LNCC_BACKENDS
 def test_autocast_with_a_grad_scaler(backend: str) -> None:
     """A gradient of about 1 / voxels vanishes in float16 unless it is scaled before it is rounded."""
     torch.manual_seed(0)
-    moving, fixed = torch.rand(2, 1, 1, 48, 48, 48, device=DEVICE)
+    size = 8 if STAND_IN else 48
+    moving, fixed = torch.rand(2, 1, 1, size, size, size, device=DEVICE)
     weights = {}
     for amp in (True, False):
         torch.manual_seed(1)
         network = torch.nn.Conv3d(1, 1, 3, padding=1).to(DEVICE)
-        scaler = torch.amp.GradScaler("cuda", enabled=amp)
-        with torch.autocast("cuda", dtype=torch.float16, enabled=amp), uk.use_backend(backend):
+        scaler = torch.amp.GradScaler(DEVICE.type, init_scale=2.0**12, enabled=amp)  # the weights' gradient fits, too
+        with torch.autocast(DEVICE.type, dtype=torch.float16, enabled=amp), uk.use_backend(backend):
             warped = network(moving)
             assert warped.dtype == (torch.float16 if amp else torch.float32)
             loss = uk.lncc_loss(warped, fixed.to(warped.dtype), kernel_size=7, smooth_dr=1e-2)
@@ -209,10 +244,24 @@ def test_autocast_with_a_grad_scaler(backend: str) -> None:
 # ---- more than 2^31 elements -----------------------------------------------------------------------------------------
 
 
-def _need(gib: float) -> None:
-    free = torch.cuda.mem_get_info()[0] / 2**30
-    if free < gib:
-        pytest.skip(f"needs {gib} GiB of free GPU memory, and there are {free:.0f}")
+MAPS = 5  # float32 per voxel, which LNCC saves where both images need a gradient
+SPARE = 2**30  # bytes: partial sums, corners, and what the allocator rounds up
+
+
+def _bytes_needed(shape: tuple[int, ...], images: int, maps: int) -> int:
+    """What ``_compare_corners`` allocates: float16 images, what autograd keeps of them, and one float16 gradient."""
+    return prod(shape) * (2 * images + 4 * maps + 2) + SPARE
+
+
+def _skip_if_too_large(needed: int) -> None:
+    if STAND_IN:
+        return
+    gc.collect()
+    torch.cuda.empty_cache()  # what torch keeps of earlier tests counts as used
+    free, total = torch.cuda.mem_get_info()
+    if free < needed:
+        gib = [round(size / 2**30, 1) for size in (needed, free, total)]
+        pytest.skip("needs {} GiB of free GPU memory, and {} of {} GiB are free".format(*gib))
 
 
 def _in_two_corners(shape: tuple[int, ...], block: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,12 +280,13 @@ def _corner(block: tuple[int, ...], first: bool) -> tuple[slice, ...]:
 
 
 def _compare_corners(
-    loss: Callable[..., torch.Tensor], shape: tuple[int, ...], block: tuple[int, ...], images: int
+    loss: Callable[..., torch.Tensor], shape: tuple[int, ...], block: tuple[int, ...], images: int, maps: int = 0
 ) -> None:
     """The summed loss of zeros with noise in two far corners, and its gradients, are those of the two corners.
 
     Zeros add nothing to a sum; each corner gets as many zeros around it as its windows reach.
     """
+    _skip_if_too_large(_bytes_needed(shape, images, maps))
     halo = 4
     volumes, corners = zip(*(_in_two_corners(shape, block, seed) for seed in range(images)), strict=True)
     leaves = [volume.requires_grad_() for volume in volumes]
@@ -255,38 +305,39 @@ def _compare_corners(
     assert abs(found.item() - total) <= 1e-5 * abs(total)
 
 
-LARGE = (2050, 1024, 1024)  # more than 2^31 voxels
-CORNER = (20, 24, 40)
+# The stand-in's volumes just keep the windows of one corner out of the other.
+LARGE = (12, 7, 8) if STAND_IN else (2050, 1024, 1024)  # more than 2^31 voxels
+LARGE_PLANE = (12, 7) if STAND_IN else (24000, 24000)  # whose maps have more than 2^31 elements
+CORNER = (2, 3, 4) if STAND_IN else (20, 24, 40)
+FIELD_LOSSES = ("gradient_smoothness", "bending_energy", "dvf_mse")  # a mean has no corners: not dvf_supervision
+
+
+def _lncc(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return uk.lncc_loss(pred, target, kernel_size=9, reduction="sum", smooth_dr=1e-2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+@pytest.mark.large
+@LNCC_BACKENDS
 def test_lncc_of_more_than_2_31_voxels(backend: str) -> None:
-    _need(45)
     with uk.use_backend(backend):
-        _compare_corners(
-            lambda p, t: uk.lncc_loss(p, t, kernel_size=9, reduction="sum", smooth_dr=1e-2),
-            (1, 1, *LARGE), (1, *CORNER), images=2,
-        )  # fmt: skip
+        _compare_corners(_lncc, (1, 1, *LARGE), (1, *CORNER), images=2, maps=MAPS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
+@pytest.mark.large
+@LNCC_BACKENDS
 def test_lncc_of_a_plane_whose_maps_pass_2_31_elements(backend: str) -> None:
-    _need(16)
     with uk.use_backend(backend):
-        _compare_corners(
-            lambda p, t: uk.lncc_loss(p, t, kernel_size=9, reduction="sum", smooth_dr=1e-2),
-            (1, 1, 24000, 24000), (1, 40, 50), images=2,
-        )  # fmt: skip
+        _compare_corners(_lncc, (1, 1, *LARGE_PLANE), (1, *CORNER[:2]), images=2, maps=MAPS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("op", "backend"), [pair for pair in ON_GPU if pair[0] in ("gradient_smoothness", "dvf_mse")])
+@pytest.mark.large
+@pytest.mark.parametrize(("op", "backend"), [pair for pair in ON_GPU if pair[0] in FIELD_LOSSES])
 def test_a_field_of_more_than_2_31_voxels(op: str, backend: str) -> None:
-    _need(45)
+    def loss(*fields: torch.Tensor) -> torch.Tensor:
+        return FUNCTIONS[op](*fields, reduction="sum")
+
     with uk.use_backend(backend):
-        _compare_corners(
-            lambda *fields: FUNCTIONS[op](*fields, reduction="sum"),
-            (1, 3, *LARGE), (3, *CORNER), images=len(Case(op).tensors()),
-        )  # fmt: skip
+        _compare_corners(loss, (1, 3, *LARGE), (3, *CORNER), images=len(Case(op).tensors()))

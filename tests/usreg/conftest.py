@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
 
 if TYPE_CHECKING:
     from usreg.training import Result
@@ -40,6 +39,8 @@ def tiny_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def train_tiny(tiny_file: Path, fresh_accelerate: None, quick_drawing: None) -> Callable[..., Result]:
     """Trains the tiny config with overrides, and returns the result; the output is on ``train_tiny.output``."""
+    from rich.console import Console
+
     from usreg.config import load_config
     from usreg.training import Reporter, train
 

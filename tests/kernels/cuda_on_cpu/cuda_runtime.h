@@ -72,7 +72,7 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
 
 // ---- launches ------------------------------------------------------------------------------------------------------
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };
 using cudaStream_t = void*;
 
 struct cudaLaunchConfig_t {
@@ -82,7 +82,8 @@ struct cudaLaunchConfig_t {
 };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : "invalid configuration argument";
+  if (error == cudaSuccess) return "no error";
+  return error == cudaErrorMemoryAllocation ? "out of memory" : "invalid configuration argument";
 }
 
 template <class... Parameters, class... Arguments>
@@ -102,9 +103,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 // ---- memory and devices --------------------------------------------------------------------------------------------
 
 template <class T>
-cudaError_t cudaMallocManaged(T** memory, size_t bytes) {
+cudaError_t cudaMalloc(T** memory, size_t bytes) {
   *memory = static_cast<T*>(std::malloc(bytes));
-  return cudaSuccess;
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 inline cudaError_t cudaFree(void* memory) {
@@ -112,7 +113,12 @@ inline cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+
+inline cudaError_t cudaMemcpy(void* target, const void* source, size_t bytes, cudaMemcpyKind) {
+  std::memcpy(target, source, bytes);
+  return cudaSuccess;
+}
 
 // How many multiprocessors the pretended GPU has: tests set it, since grids depend on it.
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
