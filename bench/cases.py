@@ -10,20 +10,10 @@ from typing import Any
 
 import torch
 
-import usreg_kernels as uk
-
 Loss = Callable[..., torch.Tensor]
 
-FUNCTIONS: dict[str, Loss] = {
-    "lncc": uk.lncc_loss,
-    "gradient_smoothness": uk.gradient_smoothness_loss,
-    "bending_energy": uk.bending_energy_loss,
-    "dvf_mse": uk.dvf_mse_loss,
-    "dvf_supervision": uk.dvf_supervision_loss,
-}
-"""By op; the number of tensors that each takes is in :data:`INPUTS`."""
-
 INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2, "dvf_supervision": 2}
+"""How many tensors each op takes."""
 
 IMAGES: dict[str, tuple[int, ...]] = {
     "tiny": (1, 1, 20, 24, 28),
@@ -61,7 +51,7 @@ class Case:
     """One comparison: all its contenders get the same numbers.
 
     Attributes:
-        op: a key of :data:`FUNCTIONS`.
+        op: a key of ``FUNCTIONS``.
         shape: of each input tensor.
         dtype: of each input tensor.
         backward: forward and backward, or forward alone without a gradient.
@@ -129,7 +119,7 @@ def cases(op: str, device: str = "cpu", full: bool = False, chosen: Sequence[str
     """The comparisons of an op, small ones first, each once.
 
     Args:
-        op: a key of :data:`FUNCTIONS`.
+        op: a key of ``FUNCTIONS``.
         device: ``"cpu"`` or ``"cuda"``.
         full: every combination of shape, dtype, window or scheme, and pass; else every shape once, and the first with
             each variation.

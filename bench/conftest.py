@@ -18,6 +18,7 @@ from bench.gpu import DeviceLost, survive
 from bench.measure import Plan, Session, compare, streamed_bytes
 from bench.outcomes import Measured, NotMeasured, Outcome
 from bench.recording import CLOCK, on_gpu, processor, record
+from usreg_kernels.functional import FUNCTIONS
 
 Outcomes = dict[str, Outcome]
 
@@ -67,11 +68,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every case of the module's ``OP`` with every contender."""
+    """Every case of every op with every contender."""
     if "contender" in metafunc.fixturenames:
-        config, op = metafunc.config, metafunc.module.OP
-        pairs = [(case, contender) for case in _cases(config, op) for contender in _contenders(config, case)]
-        ids = [f"{case.name}-{contender.name}" for case, contender in pairs]
+        config = metafunc.config
+        found = [case for op in FUNCTIONS for case in _cases(config, op)]
+        pairs = [(case, contender) for case in found for contender in _contenders(config, case)]
+        ids = [f"{case.op}-{case.name}-{contender.name}" for case, contender in pairs]
         metafunc.parametrize(("case", "contender"), pairs, ids=ids)
 
 

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 
 import usreg_kernels as uk
-from bench.cases import FUNCTIONS, Case, Loss
+from bench.cases import Case, Loss
 from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc, supervision
 from usreg_kernels.dispatch import machine_reasons
+from usreg_kernels.functional import FUNCTIONS
 
 REFERENCE = "USReg reference"
 """The oracle's name among the contenders."""

@@ -12,7 +12,7 @@ import torch
 
 import usreg_kernels as uk
 from bench import gpu
-from bench.cases import FUNCTIONS, Case, make_inputs
+from bench.cases import Case, make_inputs
 from bench.contenders import REFERENCE, Absent, Contender, third_party_warnings_ignored
 from bench.failures import Failure, attempt
 from bench.gpu import DeviceLost, Run
@@ -22,6 +22,7 @@ from bench.outcomes import LOSS_TOLERANCE as LOSS_TOLERANCE
 from bench.outcomes import Error, Measured, NotMeasured, Outcome
 from bench.steps import Oracle, error_of, graph_step, reference, step
 from bench.timing import OnGpu, interleave, on_gpu, turn_length
+from usreg_kernels.functional import FUNCTIONS
 
 CACHE_BYTES = 128 * 2**20
 """Input sets hold this many bytes together, above the last-level cache of CPUs and GPUs, so that none flatters."""

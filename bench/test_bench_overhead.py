@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import usreg_kernels as uk
-from bench.cases import FUNCTIONS, PASSES, Case, Loss, make_inputs
+from bench.cases import PASSES, Case, Loss, make_inputs
 from bench.failures import Failure, attempt
 from bench.measure import Plan
 from bench.outcomes import Error
@@ -19,6 +19,7 @@ from bench.recording import on_gpu as parts_on_gpu
 from bench.recording import record
 from bench.steps import error_of, graph_step, reference, step
 from bench.timing import OnGpu, Times, interleave, on_gpu
+from usreg_kernels.functional import FUNCTIONS
 
 YARDSTICK = "F.mse_loss"
 OURS = "USReg"

@@ -17,13 +17,14 @@ import usreg_kernels as uk
 from bench import tables
 from bench import test_bench_overhead as overhead
 from bench import test_bench_variants as variants
-from bench.cases import FUNCTIONS, Case, Loss
+from bench.cases import Case, Loss
 from bench.contenders import Contender
 from bench.failures import Failure
 from bench.measure import Plan, Session, compare
 from bench.outcomes import Measured, NotMeasured, Outcome
 from bench.results import load, ours
 from bench.timing import interleave
+from usreg_kernels.functional import FUNCTIONS
 
 ROOT = Path(__file__).parent.parent
 CASE = Case("dvf_mse", (1, 3, 6, 7, 8))
@@ -194,7 +195,17 @@ def test_a_wrong_backend_fails_its_test_and_is_in_the_results(tmp_path: Path) ->
     (tmp_path / "wrong_backend.py").write_text(PLUGIN)
     file = tmp_path / "run.json"
     options = ["--benchmark-only", "--bench-shapes=tiny", "--bench-rounds=2", "--bench-contenders=mse_loss", "-q"]
-    command = [sys.executable, "-m", "pytest", "-p", "wrong_backend", "bench/test_bench_dvf_mse.py", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "wrong_backend",
+        "bench/test_bench_losses.py",
+        "-k",
+        "dvf_mse",
+        *options,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [*command, f"--benchmark-json={file}"], cwd=ROOT, capture_output=True, text=True, env=environment

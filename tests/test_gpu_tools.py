@@ -448,16 +448,10 @@ def test_times_are_taken_per_backend_and_without_saved_maps(tmp_path: Path) -> N
     assert not (tmp_path / "times-old.json").exists()
 
 
-def test_the_benchmark_leaves_out_what_cannot_be_imported(tmp_path: Path) -> None:
-    answers = {
-        "--collect-only bench/test_bench_end_to_end.py": Finished(2, 1, "ModuleNotFoundError: No module named 'monai'"),
-        "--collect-only bench/test_bench_bending_energy.py bench/": Finished(2, 1, "errors"),
-    }
-    context, result = Commands(tmp_path, answers), Result()
-    measurements.bench(context, result)
-    assert result.findings == ["left out: bench/test_bench_end_to_end.py, since monai is not installed"]
-    assert "bench/test_bench_lncc.py" in context.commands[-1]
-    assert "bench/test_bench_end_to_end.py" not in context.commands[-1]
+def test_the_benchmark_needs_its_plugin(tmp_path: Path) -> None:
+    context = Commands(tmp_path, {})
+    measurements.bench(context, Result())
+    assert "bench --benchmark-only" in context.commands[-1]
     with pytest.raises(CannotRun, match="pip install pytest-benchmark"):
         measurements.bench(Commands(tmp_path, {}, replace(EVERYTHING, packages=frozenset({"pytest"}))), Result())
 

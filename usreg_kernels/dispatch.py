@@ -176,20 +176,28 @@ def is_explaining() -> bool:
     return not torch.compiler.is_compiling() and getattr(_explaining, "now", False)
 
 
+class Explained(BaseException):
+    """Ends a call that :func:`explain` makes, with the explanation; no ``except Exception`` on the way stops it."""
+
+    def __init__(self, explanation: Explanation) -> None:
+        super().__init__(explanation)
+        self.explanation = explanation
+
+
 def explain(function: Callable[..., Any], *tensors: Any, **arguments: Any) -> Explanation:
-    """Call a function of an op, which checks its arguments, for the explanation instead of the result.
+    """Call a function for the explanation of the first op that it calls with checked arguments; it computes nothing.
 
     Raises:
         TypeError: the function calls no op.
     """
     _explaining.now = True
     try:
-        found = function(*tensors, **arguments)
+        function(*tensors, **arguments)
+    except Explained as explained:
+        return explained.explanation
     finally:
         _explaining.now = False
-    if not isinstance(found, Explanation):
-        raise TypeError(f"{function!r} is no function of usreg_kernels: there is no choice of a backend to explain")
-    return found
+    raise TypeError(f"{function!r} calls no op of usreg_kernels: there is no choice of a backend to explain")
 
 
 def explain_call(op: str, tensors: Tensors, params: dict[str, Any]) -> Explanation:

@@ -213,7 +213,7 @@ def explain(op: str | Callable[..., Any], *tensors: torch.Tensor, **arguments: A
     """Which backend would run a call, and why not the others; ``print`` the answer.
 
     Args:
-        op: a function or module of this package, or the name of an op: a key of ``FUNCTIONS``.
+        op: a function or module that calls an op, or the name of one: a key of ``FUNCTIONS``.
         tensors: its tensors.
         arguments: its keyword arguments.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 
 from tools.gpu.runner import CannotRun, Context
 
@@ -14,8 +13,6 @@ GIB_PER_PROCESS = 3.0
 NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-NO_TESTS = 5
-"""pytest's exit status where it found none."""
 
 
 def processes(cores: int, memory_gib: float) -> int:
@@ -49,18 +46,3 @@ def need_tool(context: Context, name: str) -> str:
     if path is None:
         raise CannotRun(f"{name} was not found: it comes with the CUDA toolkit; set CUDA_HOME if it lies elsewhere")
     return path
-
-
-def importable(context: Context, files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The test modules without those that need a package which is not here; and a sentence on each of those."""
-    if context.run_python(*PYTEST, "--collect-only", *files).code in (0, NO_TESTS):
-        return list(files), []
-    kept, sentences = [], []
-    for file in files:  # one that cannot be imported stops the others
-        alone = context.run_python(*PYTEST, "--collect-only", file)
-        missing = NO_MODULE.search(alone.output)
-        if alone.code in (0, NO_TESTS) or missing is None:
-            kept.append(file)
-        else:
-            sentences.append(f"left out: {file}, since {missing[1]} is not installed")
-    return kept, sentences

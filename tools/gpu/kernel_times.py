@@ -28,10 +28,11 @@ from typing import Any
 import torch
 
 import usreg_kernels as uk
-from bench.cases import FUNCTIONS, IMAGES, INPUTS
+from bench.cases import IMAGES, INPUTS
 from tools.gpu.clock import Clock, GraphClock, Run, TrialClock
 from tools.gpu.tables import HEADER, Row, line
 from usreg_kernels.dispatch import machine_reasons
+from usreg_kernels.functional import FUNCTIONS
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
 
 GPU_BACKENDS = ("triton", "cuda")

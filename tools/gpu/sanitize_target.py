@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 import usreg_kernels as uk
-from bench.cases import FUNCTIONS, INPUTS
+from bench.cases import INPUTS
 from bench.measure import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.dispatch import machine_reasons
+from usreg_kernels.functional import FUNCTIONS
 
 IMAGE = (1, 2, 11, 13, 35)  # odd sizes, rows that fill no tile
 FIELD = (1, 3, 11, 13, 35)

@@ -105,15 +105,19 @@ class Op:
             dispatch.register_backend(self.name, backend)
 
     def __call__(self, *tensors: torch.Tensor | None, **params: Any) -> Any:
-        """The outputs for checked arguments (:mod:`usreg_kernels.functional`); or, inside ``explain``, the explanation.
+        """The outputs for checked arguments (:mod:`usreg_kernels.functional`).
 
         Args:
             tensors: the differentiable tensors, then the constants.
             params: the rest of the schema's arguments, but for those that every operator has.
+
+        Raises:
+            Explained: the call is one of ``explain``.
+            BackendError: the explicitly chosen backend cannot take it.
         """
         tensors = tuple(eager.without_subclass(tensor) for tensor in tensors)
         if dispatch.is_explaining():
-            return dispatch.explain_call(self.name, tensors, params)
+            raise dispatch.Explained(dispatch.explain_call(self.name, tensors, params))
         name = dispatch.select(self.name, tensors, params)
         if eager.is_transformed():
             return self.reference.forward(*tensors, **params)

@@ -1,7 +1,0 @@
-"""LNCC: our backends against everything that a user would pick instead."""
-
-OP = "lncc"
-
-
-def test_speed(show_speed, case, contender) -> None:
-    show_speed(case, contender)
