@@ -32,7 +32,7 @@ GPU_PACKAGES := pytest-xdist>=3.6
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types sanitize contenders bench gpu budgets sdist wheel clean help
+.PHONY: train test setup lint format types sanitize contenders bench gpu budgets docs sdist wheel clean help
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
@@ -104,6 +104,16 @@ $(VENV)/triton-%/.installed: | $(VENV)/.installed
 budgets: setup $(TRITONS:%=$(VENV)/triton-%/.installed) ## what older Tritons compile: sm_80 and sm_90, float32 and float16
 	set -e; for version in $(TRITONS); do echo "Triton $$version"; PYTHONPATH=$(abspath $(VENV))/triton-$$version USREG_BUDGETS=few \
 	  $(BIN)/python -m pytest tests/kernels/test_triton_compiled.py tests/kernels/test_triton_plan.py; done
+
+# The site's tools need nothing of ours: they read the sources.
+DOCS := mkdocs-material==9.8.2 mkdocstrings[python]==1.0.8
+
+$(VENV)/.docs: Makefile | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet $(DOCS)
+	@touch $@
+
+docs: setup $(VENV)/.docs ## the documentation as a site, into build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 sdist: setup ## source distribution, into dist/
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"
