@@ -1,6 +1,6 @@
 // The losses of one displacement field's differences, gradient smoothness and bending energy, as lists. The CPU kernels
-// evaluate the lists; the CUDA ones spell the same differences out (cuda/field_smoothness.cuh, cuda/field_bending.cuh).
-// No header of torch.
+// evaluate the lists; the CUDA ones spell the same differences out (cuda/field_losses/smoothness.cuh,
+// cuda/field_losses/bending.cuh). No header of torch.
 //
 // Either is a sum over voxels of a few terms, each the square (or the magnitude) of one difference of the field around
 // the voxel. The gradient follows from the same list: where a difference takes a voxel in with a sign, the voxel gets

@@ -54,11 +54,11 @@ def _emulation(cls: type[CompiledBackend]) -> CompiledBackend:
     class Emulated(cls):  # type: ignore[misc, valid-type]
         kernels = getattr(torch.ops, build.NAMESPACE)
 
-        def __init__(self) -> None:
-            super().__init__("cuda")
+        def __init__(self, name: str) -> None:
+            super().__init__(name)
             self.device_type = "cpu"
 
         def missing(self) -> None:
             return None
 
-    return Emulated()
+    return Emulated("cuda")

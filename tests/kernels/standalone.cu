@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "cuda/lncc_march_forward.cuh"
-#include "cuda/lncc_plan.cuh"
+#include "cuda/lncc/march_forward.cuh"
+#include "cuda/lncc/plan.cuh"
 
 namespace {
 

@@ -236,7 +236,7 @@ def test_what_cuda_leaves_undefined_is_found(kernel: str, outcome: str, tmp_path
     source.write_text(f"""
         #include <cstdio>
         #include <stdexcept>
-        #include "cuda/reduction.cuh"
+        #include "cuda/support/reduction.cuh"
         void kernel() {{ {kernel} }}
         int main() {{
           cudaLaunchConfig_t config;

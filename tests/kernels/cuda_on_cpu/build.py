@@ -52,8 +52,8 @@ def build(flags: tuple[str, ...] = ()) -> Path:
     """
     folder = ROOT / "build" / "-".join(("cuda_on_cpu", *(re.sub(r"\W+", "_", flag) for flag in flags)))
     folder.mkdir(parents=True, exist_ok=True)
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu")) + sorted(HERE.glob("*.cpp"))
-    headers = [*(ROOT / "csrc" / "cuda").glob("*.*h"), *(ROOT / "csrc" / "common").glob("*.*"), *HERE.glob("*.h")]
+    sources = sorted((ROOT / "csrc" / "cuda").rglob("*.cu")) + sorted(HERE.glob("*.cpp"))
+    headers = [*(ROOT / "csrc" / "cuda").rglob("*.*h"), *(ROOT / "csrc" / "common").glob("*.*"), *HERE.glob("*.h")]
     newest = max(path.stat().st_mtime for path in [*headers, Path(__file__)])
     library = folder / f"lib{NAMESPACE}.so"
     objects = [folder / f"{source.name}.o" for source in sources]

@@ -1,4 +1,4 @@
-"""The compiled bending energy: C++ on CPUs (``csrc/cpu/field_losses.cpp``), CUDA C++ on GPUs.
+"""The compiled bending energy: C++ on CPUs (``csrc/cpu/field_losses/field_losses.cpp``), CUDA C++ on GPUs.
 
 The kernels of both read ``csrc/common/field_terms.h``. Nothing is saved for backward.
 """

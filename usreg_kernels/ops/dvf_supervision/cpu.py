@@ -1,4 +1,4 @@
-"""Supervision of a displacement field in C++, one pass for both terms (``csrc/cpu/field_losses.cpp``)."""
+"""Supervision of a displacement field in C++, one pass for both terms (``csrc/cpu/field_losses/field_losses.cpp``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local normalised cross-correlation in C++, on CPUs (``csrc/cpu/lncc.cpp``).
+"""Local normalised cross-correlation in C++, on CPUs (``csrc/cpu/lncc/lncc.cpp``).
 
 Forward computes the gradients along with the loss, since they share the window sums that take the time, and saves them
 for backward, which multiplies ``grad_output`` in, where they lie if it is their last use. It saves nothing when asked

@@ -1,4 +1,4 @@
-"""The CUDA C++ local normalised cross-correlation (``csrc/cuda/lncc_problem.cuh``).
+"""The CUDA C++ local normalised cross-correlation (``csrc/cuda/lncc/problem.cuh``).
 
 Forward saves the maps that the gradient is made from, 12 bytes per voxel for one gradient and 20 for both, and nothing
 when asked for no gradient. ``USREG_LNCC_RECOMPUTE=1`` saves none: backward then computes them once more.
@@ -27,7 +27,7 @@ LIBRARY.define(
     "bool target_grad) -> (Tensor?, Tensor?)"
 )
 
-_MAP_BLOCK = 32  # ``kMapBlock`` of csrc/cuda/lncc_problem.cuh: columns of a block of the maps
+_MAP_BLOCK = 32  # ``kMapBlock`` of csrc/cuda/lncc/problem.cuh: columns of a block of the maps
 
 
 def _arguments(

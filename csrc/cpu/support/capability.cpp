@@ -1,0 +1,54 @@
+#include "cpu/support/capability.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <string>
+
+namespace usreg {
+namespace {
+
+// Names by Capability: values of USREG_CPU_CAPABILITY, and what is reported to Python.
+constexpr const char* kNames[] = {"base", "avx2", "avx512"};
+
+Capability of_machine() {
+#if USREG_SEVERAL_ISAS
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return avx512 ? Capability::kAvx512 : avx2 ? Capability::kAvx2 : Capability::kBase;
+#else
+  return Capability::kBase;
+#endif
+}
+
+Capability allowed() {
+  const char* value = std::getenv("USREG_CPU_CAPABILITY");
+  if (value == nullptr || *value == '\0') return Capability::kAvx512;
+  for (Capability capability : {Capability::kBase, Capability::kAvx2, Capability::kAvx512}) {
+    if (value == std::string(kNames[static_cast<int>(capability)])) return capability;
+  }
+  STD_TORCH_CHECK(false, "USREG_CPU_CAPABILITY=", value, " is not valid: use base, avx2 or avx512, or unset it");
+  return Capability::kBase;
+}
+
+}  // namespace
+
+Capability cpu_capability() {
+  static const Capability chosen = std::min(of_machine(), allowed());
+  return chosen;
+}
+
+}  // namespace usreg
+
+// For Python's report; null where USREG_CPU_CAPABILITY is not valid (the ops raise an error that says so).
+extern "C" __attribute__((visibility("default"))) const char* usreg_cpu_capability() {
+  try {
+    return usreg::kNames[static_cast<int>(usreg::cpu_capability())];
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}

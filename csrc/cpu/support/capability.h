@@ -1,0 +1,48 @@
+// Which instruction set the CPU kernels use, chosen once per process.
+#pragma once
+
+// One x86-64 binary holds every kernel three times (cpu/support/for_each_isa.inc); elsewhere there is the baseline
+// alone.
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define USREG_SEVERAL_ISAS 1
+#else
+#define USREG_SEVERAL_ISAS 0
+#endif
+
+// Bytes of a vector, per instruction set of the kernels (cpu/support/for_each_isa.inc).
+#define USREG_VECTOR_BYTES_base 16
+#define USREG_VECTOR_BYTES_avx2 32
+#define USREG_VECTOR_BYTES_avx512 64
+
+namespace usreg {
+
+// In rising order; each includes those before it.
+enum class Capability { kBase, kAvx2, kAvx512 };
+
+// The best that this machine has and the environment variable USREG_CPU_CAPABILITY (base | avx2 | avx512) allows.
+// Throws if the variable holds anything else. Call it outside parallel_for, which loses the text of an error.
+Capability cpu_capability();
+
+template <class Kernel>
+Kernel* select_for_capability(Kernel* base, Kernel* avx2, Kernel* avx512) {
+  switch (cpu_capability()) {
+    case Capability::kAvx512:
+      return avx512;
+    case Capability::kAvx2:
+      return avx2;
+    default:
+      return base;
+  }
+}
+
+}  // namespace usreg
+
+// Pointer to the variant of a kernel, named without its instruction set, that this process uses.
+#if USREG_SEVERAL_ISAS
+#define USREG_SELECT(...)                                                                  \
+  ::usreg::select_for_capability(&::usreg::base::__VA_ARGS__, &::usreg::avx2::__VA_ARGS__, \
+                                 &::usreg::avx512::__VA_ARGS__)
+#else
+#define USREG_SELECT(...) \
+  ::usreg::select_for_capability(&::usreg::base::__VA_ARGS__, &::usreg::base::__VA_ARGS__, &::usreg::base::__VA_ARGS__)
+#endif

@@ -1,0 +1,11 @@
+// The march of local normalised cross-correlation for images of float.
+
+#include "cuda/lncc/march_launch.cuh"
+
+namespace usreg {
+namespace cuda {
+
+USREG_DEFINE_MARCH(float)
+
+}  // namespace cuda
+}  // namespace usreg
