@@ -86,7 +86,7 @@ def march(
         yield Kernel(
             f"lncc.march_{direction}",
             call,
-            f"lncc_march_{direction}.cuh",
+            f"lncc/march_{direction}.cuh",
             f"lncc_march_{direction}<{arguments}>",
             threads=128,
             voxels=2,
@@ -109,7 +109,7 @@ def _smoothness(call: str, central: bool, penalty: str, has_map: bool = False) -
     return _field(
         "gradient_smoothness",
         call,
-        "field_smoothness.cuh",
+        "field_losses/smoothness.cuh",
         f"SmoothnessLoss<{', '.join(loss)}>",
         f"SmoothnessGradient<{', '.join(gradient)}>",
         has_map,
@@ -118,7 +118,7 @@ def _smoothness(call: str, central: bool, penalty: str, has_map: bool = False) -
 
 def _bending(call: str, has_map: bool) -> Iterator[Kernel]:
     gradient = f"BendingGradient<{str(has_map).lower()}, float>"
-    return _field("bending_energy", call, "field_bending.cuh", "BendingLoss<float>", gradient, has_map)
+    return _field("bending_energy", call, "field_losses/bending.cuh", "BendingLoss<float>", gradient, has_map)
 
 
 def kernels() -> Iterator[Kernel]:
@@ -135,7 +135,7 @@ def kernels() -> Iterator[Kernel]:
     yield from _smoothness("forward, l2, map", central=False, penalty="kSquare", has_map=True)
     yield from _bending("mean", has_map=False)
     yield from _bending("map", has_map=True)
-    yield Kernel("dvf_mse.sum_errors", "mean", "dvf_mse.cuh", "sum_errors<float>", threads=256, voxels=4)
+    yield Kernel("dvf_mse.sum_errors", "mean", "dvf_mse/dvf_mse.cuh", "sum_errors<float>", threads=256, voxels=4)
     yield Kernel(
-        "dvf_mse.write_gradients", "mean", "dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=4
+        "dvf_mse.write_gradients", "mean", "dvf_mse/dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=4
     )
