@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -61,15 +62,18 @@ class Launch:
 
         signature, constants, attributes = {}, {}, {}
         for i, (name, value) in enumerate(self.arguments.items()):
-            is_constant = self.kernel.params[i].is_constexpr or value is None or (type(value) is int and value == 1)
-            if is_constant:
+            parameter = self.kernel.params[i]
+            specialized = not parameter.do_not_specialize
+            aligned = specialized and not parameter.do_not_specialize_on_alignment
+            if parameter.is_constexpr or value is None or (specialized and type(value) is int and value == 1):
                 signature[name], constants[name] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[name] = f"*{DTYPES[value.dtype]}"
-                attributes[(i,)] = [["tt.divisibility", 16]]
+                if aligned:
+                    attributes[(i,)] = [["tt.divisibility", 16]]
             elif isinstance(value, int):
                 signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-                if value % 16 == 0:
+                if aligned and value % 16 == 0:
                     attributes[(i,)] = [["tt.divisibility", 16]]
             else:
                 signature[name] = "fp32"
@@ -156,8 +160,7 @@ class Compiled:
             text = str(self.assembly["amdgcn"])
             names = {"REG": "vgpr_count", "STACK": "private_segment_fixed_size", "SHARED": "group_segment_fixed_size"}
             return {name: int(re.findall(rf"\.{key}:\s+(\d+)", text)[0]) for name, key in names.items()}
-        text = _tool("cuobjdump", self.assembly["cubin"], "--dump-resource-usage")
-        return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", text)}
+        return resources(self.assembly["cubin"])
 
     @cached_property
     def instructions(self) -> list[str]:
@@ -180,9 +183,10 @@ class Compiled:
                 labels[text[:-1]] = i
             elif (jump := re.search(r"BRA.*`\((\.L_\w+)\)", text)) and labels.get(jump.group(1), i) < i - 1:
                 ends[labels[jump.group(1)]] = i + 1  # a jump to itself only fills up the end of the code
-        # What leaves the kernel is no loop, but a path that lies apart and jumps back.
+        # What always leaves the kernel is no loop, but a path that lies apart and jumps back. A loop may leave it at a
+        # condition.
         code = {range(*loop): "\n".join(self.instructions[slice(*loop)]) for loop in ends.items()}
-        found = [loop for loop, text in code.items() if not re.search(r"\b(EXIT|RET)\b", text)]
+        found = [loop for loop, text in code.items() if not re.search(r"^(EXIT|RET)\b", text, re.MULTILINE)]
         return sorted(found, key=len, reverse=True) or [range(len(self.instructions))]
 
     def _code(self, where: range) -> list[str]:
@@ -237,15 +241,39 @@ class Compiled:
         return min(1.0, programs * self.threads / _THREADS_PER_MULTIPROCESSOR)
 
 
-def _tool(name: str, binary: bytes, *options: str) -> str:
-    """What a tool of the CUDA toolkit that comes with Triton prints of a binary."""
+@cache
+def _tool_path(name: str) -> Path:
+    """Where a tool of the CUDA toolkit is: the one that comes with Triton, or that of an installed toolkit.
+
+    Raises:
+        FileNotFoundError: nowhere.
+    """
     import triton
 
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    folders = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin"]
+    folders += [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
+    found = [folder / name for folder in folders if (folder / name).is_file()]
+    if on_path := shutil.which(name):
+        found.append(Path(on_path))
+    if not found:
+        searched = ", ".join(map(str, folders))
+        raise FileNotFoundError(f"{name} is neither in {searched} nor on PATH: install the CUDA toolkit's binary tools")
+    return found[0]
+
+
+def _tool(name: str, binary: bytes, *options: str) -> str:
+    """What a tool of the CUDA toolkit prints of a binary."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        return subprocess.run([path, *options, file.name], capture_output=True, text=True, check=True).stdout
+        command = [_tool_path(name), *options, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers per thread (``REG``), bytes of stack (``STACK``) and of shared memory (``SHARED``) of a CUDA kernel."""
+    text = _tool("cuobjdump", cubin, "--dump-resource-usage")
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", text)}
 
 
 def compile_launch(launch: Launch, target: str) -> Compiled:

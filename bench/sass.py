@@ -23,6 +23,8 @@ from bench import sass_cuda
 from bench.ahead_of_time import DTYPES, TARGETS, Compiled, compile_launch, recording
 
 HALVES = (torch.float16, torch.bfloat16)
+COUNTED = {DTYPES[dtype]: dtype for dtype in (torch.float32, *HALVES)}
+"""The dtypes of Triton's rows, by Triton's names."""
 WINDOWS = (3, 5, 7, 9, 11, 13, 15)
 
 Call = Callable[[ModuleType, torch.dtype], None]
@@ -148,11 +150,11 @@ def _row(title: str, dtype: torch.dtype, found: Compiled) -> Row:
     )
 
 
-def triton_rows(ops: Sequence[str], targets: Sequence[str]) -> Iterator[Row]:
-    """The rows of Triton. Half precision changes loads and stores alone: of LNCC it takes the plain windows."""
+def triton_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str]) -> Iterator[Row]:
+    """The rows of Triton. Half precision only changes loads and stores: of LNCC it takes the plain windows."""
     for op in ops:
         for title, call in CALLS[op].items():
-            for dtype in (torch.float32, *HALVES):
+            for dtype in (COUNTED[name] for name in dtypes):
                 if op == "lncc" and dtype in HALVES and title not in {f"window {size}" for size in WINDOWS}:
                     continue
                 with recording(op) as (module, launches):
@@ -190,10 +192,10 @@ def cuda_row(kernel: sass_cuda.Kernel, target: str) -> Row:
     )
 
 
-def cuda_rows(ops: Sequence[str], targets: Sequence[str]) -> Iterator[Row]:
+def cuda_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str]) -> Iterator[Row]:
     """The rows of CUDA C++, which need nvcc."""
     for kernel in sass_cuda.kernels():
-        if kernel.name.split(".")[0] in ops:
+        if kernel.name.split(".")[0] in ops and kernel.dtype in dtypes:
             yield from (cuda_row(kernel, target) for target in targets if TARGETS[target][0] == "cuda")
 
 
@@ -211,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.sass", description=__doc__.splitlines()[0])
     parser.add_argument("--op", choices=sorted(CALLS), action="append")
     parser.add_argument("--target", choices=list(TARGETS), action="append", help="sm_80 and sm_90 unless given")
+    parser.add_argument("--dtype", choices=list(COUNTED), action="append", help="all three unless given")
     parser.add_argument("--json", action="store_true", help="one JSON object per row")
     parser.add_argument("--backend", choices=list(BACKENDS), action="append", help="both unless given")
     options = parser.parse_args()
@@ -219,7 +222,8 @@ def main() -> None:
         print("CUDA C++ is left out: nvcc was not found", file=sys.stderr)
         backends.remove("cuda")
     ops, targets = options.op or list(CALLS), options.target or ["sm_80", "sm_90"]
-    found = chain.from_iterable(BACKENDS[backend](ops, targets) for backend in backends)
+    dtypes = options.dtype or list(COUNTED)
+    found = chain.from_iterable(BACKENDS[backend](ops, targets, dtypes) for backend in backends)
     if options.json:
         for row in found:
             print(json.dumps(asdict(row)), flush=True)

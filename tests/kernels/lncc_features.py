@@ -78,9 +78,16 @@ class Feature:
                 patch.setattr(triton, "best_by_counts", mock.Mock(return_value=self.tile))
             if self.chunk is not None:
                 patch.setattr(triton_plan, "_chunk", mock.Mock(return_value=self.chunk))
-            triton_plan._make_plan.cache_clear()
+            self._forget_plans()
             yield
-        triton_plan._make_plan.cache_clear()
+        self._forget_plans()
+
+    @staticmethod
+    def _forget_plans() -> None:
+        from usreg_kernels.ops.lncc import triton
+
+        triton._plan_correlate.cache_clear()
+        triton._plan_propagate.cache_clear()
 
 
 def kernel(size: int | tuple[int, ...], kind: str = "rectangular", **arguments: Any) -> dict[str, Any]:

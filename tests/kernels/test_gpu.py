@@ -24,7 +24,7 @@ from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 from kernels.lncc_features import FEATURES, Feature
 
 import usreg_kernels as uk
-from usreg_kernels.ops.triton_support import INTERPRETED
+from usreg_kernels.ops.triton_backend import INTERPRETED
 
 STAND_IN = os.environ.get("USREG_TEST_GPU") == "cpu" and INTERPRETED
 

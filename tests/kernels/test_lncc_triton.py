@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +136,26 @@ def test_the_fastest_tile_is_measured_once_and_pinned_by_the_file(file, monkeypa
     assert _choose(launch=pytest.fail) == Tile(4, 32, 4)
 
 
+def test_the_tile_by_counts_is_among_the_measured_ones(file, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    monkeypatch.setattr(triton_tuning, "_seconds", lambda run, device: float(len(run().rows_so_far)))
+
+    class Compiled:
+        def __init__(self, tile: Tile) -> None:
+            measured.append(tile)
+            self.rows_so_far = list(measured)
+
+    by_counts = Tile(2, 16, 8, 4, 128)
+    chosen = triton_tuning.choose("a launch", by_counts, [Tile(2, 32, 4), by_counts], Compiled, torch.device("cpu"))
+    assert chosen == by_counts  # of these times, the first is the shortest
+    assert list(dict.fromkeys(measured)) == [by_counts, Tile(2, 32, 4)]
+
+
+def test_where_every_tile_spills_the_one_by_counts_serves(file) -> None:
+    spilling = SimpleNamespace(n_spills=8)
+    assert _choose(lambda tile: spilling) == Tile(2, 32, 4)
+
+
 def test_a_tile_that_spills_is_never_chosen(file, monkeypatch: pytest.MonkeyPatch) -> None:
     class Compiled:
         def __init__(self, tile: Tile) -> None:
@@ -140,6 +163,62 @@ def test_a_tile_that_spills_is_never_chosen(file, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(triton_tuning, "_seconds", lambda run, device: {0: 2.0, 8: 1.0}[run().n_spills])
     assert _choose(Compiled) == Tile(2, 32, 4)
+
+
+class _FakeCuda:
+    """As much of torch.cuda as a measurement takes. A launch in a graph takes 1 ms, starting a graph 0.1 ms."""
+
+    def __init__(self) -> None:
+        self.now = 0.0  # ms
+        self.captured = 0
+        self.capturing = False
+
+    def launch(self) -> None:
+        assert self.capturing, "launched from Python, where the device would wait"
+        self.captured += 1
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        @contextmanager
+        def graph(graph: object, capture_error_mode: str) -> Iterator[None]:
+            assert capture_error_mode == "thread_local"
+            self.capturing = True
+            yield
+            self.capturing = False
+
+        def replay() -> None:
+            self.now += 0.1 + 1.0 * self.captured
+
+        class Event:
+            def __init__(event, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(event) -> None:
+                event.at = self.now
+
+            def synchronize(event) -> None:
+                pass
+
+            def elapsed_time(event, end: Event) -> float:
+                return end.at - event.at
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=replay))
+        monkeypatch.setattr(torch.cuda, "graph", graph)
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+
+
+def test_a_gpu_is_timed_over_many_launches_that_do_not_wait_for_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = _FakeCuda()
+    cuda.install(monkeypatch)
+    seconds = triton_tuning._seconds(cuda.launch, torch.device("cuda"))
+    assert cuda.captured >= 10
+    assert seconds == pytest.approx(1e-3, rel=0.02)  # the start of the graph hardly counts
+
+
+def test_while_a_graph_is_captured_the_tile_by_counts_serves(file, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    by_counts = Tile(2, 16, 8)
+    assert triton_tuning.choose("a launch", by_counts, [Tile(4, 32, 4)], pytest.fail, torch.device("cuda")) == by_counts
+    assert not file.exists()
 
 
 def test_a_file_of_something_else_is_refused(file) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from usreg_kernels.ops.triton_support import INTERPRETED, missing
+from usreg_kernels.ops.triton_backend import INTERPRETED, missing
 
 if missing() is not None:
     pytest.skip(str(missing()), allow_module_level=True)

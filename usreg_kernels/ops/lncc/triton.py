@@ -7,6 +7,7 @@ when asked for no gradient. ``USREG_LNCC_RECOMPUTE=1`` saves none: backward then
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -14,18 +15,25 @@ import torch.nn.functional as F
 
 from usreg_kernels.ops.lncc import triton_tuning
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
-from usreg_kernels.ops.lncc.triton_march import correlate, propagate
+from usreg_kernels.ops.lncc.triton_march import NUMBERS, correlate, propagate
 from usreg_kernels.ops.lncc.triton_plan import (
     LARGEST_WITH_ALL_MAPS,
+    Plan,
     Tile,
     best_by_counts,
     make_plan,
     map_shape,
+    registers_of,
     tiles_to_measure,
 )
 from usreg_kernels.ops.triton_backend import device_guard
 from usreg_kernels.ops.triton_reduction import finish
-from usreg_kernels.windows import Weights, Window, make_window, trimmed_weights
+from usreg_kernels.windows import make_window, trimmed_weights
+
+_WindowKey = tuple[str, tuple[int, ...]]
+"""Kernel type, and sizes."""
+
+_SOME_NUMBERS = (2,) * len(NUMBERS)  # machine code is the same for all of them
 
 
 def _padded(x: torch.Tensor, pitch: int) -> torch.Tensor:
@@ -34,11 +42,68 @@ def _padded(x: torch.Tensor, pitch: int) -> torch.Tensor:
     return (F.pad(x, (0, missing)) if missing else x).contiguous()
 
 
-def _tile(kernel: str, image: torch.Tensor, weights: Weights, sums: int, launch: Callable[[Tile], Any]) -> Tile:
-    """The tile of a launch; ``launch`` is called where tiles are measured."""
-    by_counts = best_by_counts(tuple(image.shape), weights, kernel == "propagate", sums)
+def _registers(kernel: Any, arguments: tuple[Any, ...], device: torch.device) -> Callable[..., int | None]:
+    """What make_plan asks for a kernel's registers; nobody knows them of an interpreted kernel."""
+    return partial(registers_of, kernel, arguments) if device.type == "cuda" else lambda constants: None
+
+
+@lru_cache(maxsize=1024)
+def _plan_correlate(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    window: _WindowKey,
+    masked: bool,
+    keep_map: bool,
+    maps: int,
+    tile: Tile | None = None,
+) -> Plan:
+    """The launch of correlate, with the tile by counts unless one is given."""
+    weights = trimmed_weights(make_window(*window))
+    tile = tile or best_by_counts(shape, weights, False, 5)
+    flags = {"HAS_MASK": masked, "KEEP_MAP": keep_map, "MAPS": maps}
+    float32 = torch.float32
+    tensors = (dtype, dtype, float32 if masked else None, float32 if keep_map else None, float32, float32, float32)
+    arguments = (*tensors, *_SOME_NUMBERS, 2, 0.5, 0.5, 0.5, 0.5)
+    return make_plan(shape, weights, tile, flags, device, _registers(correlate, arguments, device))
+
+
+@lru_cache(maxsize=1024)
+def _plan_propagate(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    window: _WindowKey,
+    has_map: bool,
+    maps: int,
+    needs_grad: tuple[bool, bool],
+    tile: Tile | None = None,
+) -> Plan:
+    """The launch of propagate, with the tile by counts unless one is given."""
+    weights = trimmed_weights(make_window(*window))
+    used = _used_maps(maps, needs_grad)
+    tile = tile or best_by_counts(shape, weights, True, len(used))
+    both = all(needs_grad)
+    flags = {"HAS_MAP": has_map, "MAPS": maps, "USED": used, "PRED": True, "TARGET": both}
+    tensors = (torch.float32, torch.float64, torch.float32, dtype, dtype, dtype, dtype if both else None)
+    return make_plan(shape, weights, tile, flags, device, _registers(propagate, (*tensors, *_SOME_NUMBERS), device))
+
+
+def _used_maps(saved: int, needs_grad: tuple[bool, bool]) -> tuple[int, ...]:
+    """Which of the saved maps go into the gradients: that over cross, and two per gradient, first image first."""
+    if saved == 3 or all(needs_grad):
+        return tuple(range(saved))
+    return (0, 1, 2) if needs_grad[0] else (0, 3, 4)
+
+
+def _measured(
+    kernel: str, image: torch.Tensor, window: _WindowKey, sums: int, launch: Callable[[Tile | None], Any]
+) -> Tile | None:
+    """The tile of a launch, from the file of measured tiles; None for the tile by counts."""
     if not triton_tuning.is_on():
-        return by_counts
+        return None
+    weights = trimmed_weights(make_window(*window))
+    by_counts = best_by_counts(image.shape, weights, kernel == "propagate", sums)
     name = triton_tuning.key(kernel, image, weights, sums)
     return triton_tuning.choose(name, by_counts, tiles_to_measure(), launch, image.device)
 
@@ -49,30 +114,34 @@ def _correlate(
     mask: torch.Tensor | None,
     maps: torch.Tensor,
     loss_map: torch.Tensor | None,
-    window: Window,
+    window: _WindowKey,
     smooth_nr: float,
     smooth_dr: float,
 ) -> torch.Tensor:
     """Run the forward march: fills the maps and the loss map; returns partial sums (2, n) of the loss and the mask."""
-    weights = trimmed_weights(window)
-    channels_per_mask = 1
-    if mask is not None and mask.shape[1] != pred.shape[1]:
-        channels_per_mask = pred.shape[1]
-        if len(weights[0]) == 1:  # planes of all volumes are taken as those of one
-            mask, channels_per_mask = mask.expand(pred.shape), 1
-    mask = None if mask is None else mask.contiguous()
+    key = (pred.shape, pred.dtype, pred.device, window, mask is not None, loss_map is not None, maps.shape[-2])
+    volume = make_window(*window).volume
 
-    def launch(tile: Tile) -> tuple[Any, torch.Tensor]:
-        plan = make_plan(pred, weights, tile)
+    def launch(tile: Tile | None) -> tuple[Any, torch.Tensor]:
+        plan = _plan_correlate(*key, tile)
         partials = pred.new_empty((2, 0 if loss_map is not None else plan.programs), dtype=torch.float32)
+        weights, channels_per_weight = _mask_of(plan, mask, pred)
         compiled = correlate[(plan.programs,)](
-            _padded(pred, plan.pitch), _padded(target, plan.pitch), mask, loss_map, maps, partials[0], partials[1],
-            *plan.runtime_arguments, channels_per_mask, window.volume, 1.0 / window.volume, smooth_nr, smooth_dr,
-            HAS_MASK=mask is not None, KEEP_MAP=loss_map is not None, MAPS=maps.shape[-2], **plan.constants,
+            _padded(pred, plan.pitch), _padded(target, plan.pitch), weights, loss_map, maps, partials[0], partials[1],
+            *plan.numbers, channels_per_weight, volume, 1.0 / volume, smooth_nr, smooth_dr, **plan.constants,
         )  # fmt: skip
         return compiled, partials
 
-    return launch(_tile("correlate", pred, weights, 5, lambda tile: launch(tile)[0]))[1]
+    return launch(_measured("correlate", pred, window, 5, lambda tile: launch(tile)[0]))[1]
+
+
+def _mask_of(plan: Plan, mask: torch.Tensor | None, pred: torch.Tensor) -> tuple[torch.Tensor | None, int]:
+    """The mask as the kernel reads it, and how many volumes each of its volumes weighs."""
+    if mask is None or mask.shape[1] == pred.shape[1]:
+        return None if mask is None else mask.contiguous(), 1
+    if plan.joins_planes:
+        return mask.contiguous(), pred.shape[1]
+    return mask.expand(pred.shape).contiguous(), 1
 
 
 def forward(
@@ -88,7 +157,7 @@ def forward(
     smooth_dr: float,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss; to save, the divisor of the mean and the maps."""
-    window = make_window(kernel_type, tuple(kernel_size))
+    window = kernel_type, tuple(kernel_size)
     keep_map = reduction == "none"
     loss = pred.new_empty(pred.shape if keep_map else (), dtype=torch.float32)
     divisor = pred.new_ones((), dtype=torch.float64)
@@ -133,7 +202,7 @@ def backward(
     found = [gradient for gradient in gradients if gradient is not None]
     if not found or pred.numel() == 0:
         return found
-    window = make_window(kernel_type, tuple(kernel_size))
+    window = kernel_type, tuple(kernel_size)
     with device_guard(pred):
         if maps.numel() == 0:
             ordered = images[::-1] if needs_grad == [False, True] else images
@@ -145,7 +214,7 @@ def backward(
             marches = [needs_grad]
         for wanted in marches:
             written = [gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)]
-            _propagate(grad_output, divisor, maps, images, written, trimmed_weights(window), reduction)
+            _propagate(grad_output, divisor, maps, images, written, window, reduction)
     return found
 
 
@@ -155,28 +224,21 @@ def _propagate(
     maps: torch.Tensor,
     images: list[torch.Tensor],
     gradients: list[torch.Tensor | None],
-    weights: Weights,
+    window: _WindowKey,
     reduction: str,
 ) -> None:
     """Run the backward march: fills the gradients that are not None."""
-    used = _used_maps(maps.shape[-2], [gradient is not None for gradient in gradients])
-    if gradients[0] is None:
+    wanted = gradients[0] is not None, gradients[1] is not None
+    if not wanted[0]:
         images, gradients = images[::-1], gradients[::-1]
+    key = (images[0].shape, images[0].dtype, images[0].device, window, reduction == "none", maps.shape[-2], wanted)
 
-    def launch(tile: Tile) -> Any:
-        plan = make_plan(images[0], weights, tile)
+    def launch(tile: Tile | None) -> Any:
+        plan = _plan_propagate(*key, tile)
         incoming = _padded(grad_output, plan.pitch) if reduction == "none" else grad_output
         return propagate[(plan.programs,)](
-            incoming, divisor, maps, *images, *gradients, *plan.runtime_arguments, HAS_MAP=reduction == "none",
-            MAPS=maps.shape[-2], USED=used, PRED=gradients[0] is not None, TARGET=gradients[1] is not None,
-            **plan.constants,
+            incoming, divisor, maps, *images, *gradients, *plan.numbers, **plan.constants
         )  # fmt: skip
 
-    launch(_tile("propagate", images[0], weights, len(used), launch))
-
-
-def _used_maps(saved: int, needs_grad: list[bool]) -> tuple[int, ...]:
-    """Which of the saved maps go into the gradients: that over cross, and two per gradient, first image first."""
-    if saved == 3 or all(needs_grad):
-        return tuple(range(saved))
-    return (0, 1, 2) if needs_grad[0] else (0, 3, 4)
+    sums = maps.shape[-2] if all(wanted) else 3
+    launch(_measured("propagate", images[0], window, sums, launch))

@@ -9,6 +9,12 @@ Between the passes lie maps of the derivatives of ncc with respect to the local 
 the same march: ``gradient(p) = S_constant + t S_cross + 2 p S_slope``. They stay float32, because a cancellation
 between them would not survive rounding them apart.
 
+Tensors are (BY, BG * TX): rows of neighbouring voxels. Only the exchange along x splits them into TX columns (BY, BG).
+Triton deals the elements of a tensor to threads by its loads and stores, first along the axis with the longest run of
+neighbours in memory. In tensors (BY, BG, TX), rows and lanes tie for the second place. Triton before 3.7 then takes the
+rows: the lanes of a row lie in several warps, and every exchange between them goes through shared memory. Two axes do
+not tie.
+
 Names: a *pitch* is how many elements lie between rows; a *halo* is half a window; columns are counted from a lane's
 first; ``WEIGHTS_*`` are a window's weights along an axis, None for a box; ``WHOLE``: the tile holds whole rows.
 """
@@ -18,14 +24,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+NUMBERS = ("D", "H", "y_tiles", "x_tiles", "z_chunks", "chunk")
+"""Arguments of both kernels that cut a call into programs. A kernel is compiled once for all their values."""
+
 # ---- along x: exchange between lanes ---------------------------------------------------------------------------------
 
 
 @triton.jit
 def _columns(x, TX: tl.constexpr, BY: tl.constexpr, BG: tl.constexpr):
-    """The TX columns of x (BY, BG, TX), each (BY, BG)."""
+    """The TX columns of x (BY, BG * TX), each (BY, BG)."""
     if TX == 2:
-        first, second = tl.split(x)
+        first, second = tl.split(tl.reshape(x, (BY, BG, 2)))
         return first, second
     else:
         even, odd = tl.split(tl.reshape(x, (BY, BG, 2, 2)))
@@ -38,11 +47,11 @@ def _columns(x, TX: tl.constexpr, BY: tl.constexpr, BG: tl.constexpr):
 def _join(columns, TX: tl.constexpr, BY: tl.constexpr, BG: tl.constexpr):
     """The inverse of _columns."""
     if TX == 2:
-        return tl.join(columns[0], columns[1])
+        return tl.reshape(tl.join(columns[0], columns[1]), (BY, BG * 2))
     else:
         even = tl.join(columns[0], columns[2])
         odd = tl.join(columns[1], columns[3])
-        return tl.reshape(tl.join(even, odd), (BY, BG, 4))
+        return tl.reshape(tl.join(even, odd), (BY, BG * 4))
 
 
 @triton.jit
@@ -113,7 +122,7 @@ def _weighted_sum(columns, lane, COLUMN: tl.constexpr, HALO: tl.constexpr, WEIGH
 @triton.jit
 def _sum_x(x, lane, HALO: tl.constexpr, WEIGHTS: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr, BG: tl.constexpr,
            WHOLE: tl.constexpr):  # fmt: skip
-    """Window sums of x (BY, BG, TX) along x."""
+    """Window sums of x (BY, BG * TX) along x."""
     if HALO == 0:
         return x if WEIGHTS is None else x * WEIGHTS[0]
     else:
@@ -175,7 +184,9 @@ def _next_sum(unfinished, zero, HALO: tl.constexpr):
 def _load(pointer, place, exists, ALIGNED: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr, BG: tl.constexpr):
     """Values as float32, 0 where there are none; column by column where rows begin anywhere.
 
-    Left to itself the compiler would spread such a load over the lanes in another way, and exchange it through memory.
+    Left to itself, the compiler would deal such a load to the lanes in another way, and exchange it through memory. A
+    column is loaded as one axis of rows and lanes: none of its elements are neighbours in memory, so two axes would
+    tie.
     """
     if ALIGNED:
         return tl.load(pointer + place, mask=exists, other=0.0).to(tl.float32)
@@ -184,7 +195,10 @@ def _load(pointer, place, exists, ALIGNED: tl.constexpr, TX: tl.constexpr, BY: t
         existing = _columns(exists, TX, BY, BG)
         values = ()
         for i in tl.static_range(TX):
-            values = values + (tl.load(pointer + places[i], mask=existing[i], other=0.0).to(tl.float32),)
+            place_in_line = tl.reshape(places[i], (BY * BG,))
+            exists_in_line = tl.reshape(existing[i], (BY * BG,))
+            value = tl.load(pointer + place_in_line, mask=exists_in_line, other=0.0).to(tl.float32)
+            values = values + (tl.reshape(value, (BY, BG)),)
         return _join(values, TX, BY, BG)
 
 
@@ -200,16 +214,18 @@ def _store(pointer, place, value, exists, ALIGNED: tl.constexpr, TX: tl.constexp
         existing = _columns(exists, TX, BY, BG)
         values = _columns(value, TX, BY, BG)
         for i in tl.static_range(TX):
-            tl.store(pointer + places[i], values[i], mask=existing[i])
+            place_in_line = tl.reshape(places[i], (BY * BG,))
+            exists_in_line = tl.reshape(existing[i], (BY * BG,))
+            tl.store(pointer + place_in_line, tl.reshape(values[i], (BY * BG,)), mask=exists_in_line)
 
 
 # ---- a program's place ----------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _locate(y_tiles, x_tiles, z_chunks, chunk, D, W: tl.constexpr, HALO: tl.constexpr, TX: tl.constexpr,
-            BY: tl.constexpr, BG: tl.constexpr, WIDE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Image, first and end plane; y (BY, 1, 1), x of a lane's first voxel (1, BG, 1); lanes that own their voxels.
+def _locate(y_tiles, x_tiles, z_chunks, chunk, HALO: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr,
+            BG: tl.constexpr, WIDE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    """Image and first plane; y (BY, 1) and x (1, BG * TX) of voxels; which the tile owns (1, BG * TX).
 
     Programs that follow on each other are neighbours along y: they share rows in the caches.
     """
@@ -217,18 +233,16 @@ def _locate(y_tiles, x_tiles, z_chunks, chunk, D, W: tl.constexpr, HALO: tl.cons
     tile_y = program % y_tiles
     y = (tile_y.to(tl.int64) if WIDE else tile_y) * BY + tl.arange(0, BY)
     program = program // y_tiles
-    lane = tl.arange(0, BG)
+    x = tl.arange(0, BG * TX)
     if WHOLE:
-        x = lane * TX
-        owns = lane >= 0
+        owns = x >= 0
     else:
-        HALO_LANES: tl.constexpr = (HALO + TX - 1) // TX
-        x = ((program % x_tiles) * (BG - 2 * HALO_LANES) + lane - HALO_LANES) * TX
-        owns = (lane >= HALO_LANES) & (lane < BG - HALO_LANES)
+        BEFORE: tl.constexpr = (HALO + TX - 1) // TX * TX  # in whole lanes
+        OWNED: tl.constexpr = BG * TX - 2 * BEFORE
+        owns = (x >= BEFORE) & (x < BEFORE + OWNED)
+        x = (program % x_tiles) * OWNED + (x - BEFORE)
     program = program // x_tiles
-    begin = (program % z_chunks) * chunk
-    end = tl.minimum(begin + chunk, D)
-    return program // z_chunks, begin, end, y[:, None, None], x[None, :, None], owns[None, :, None]
+    return program // z_chunks, (program % z_chunks) * chunk, y[:, None], x[None, :], owns[None, :]
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -238,7 +252,7 @@ def _locate(y_tiles, x_tiles, z_chunks, chunk, D, W: tl.constexpr, HALO: tl.cons
 def _products(pred, target, y, H, exists, lane, PITCH: tl.constexpr, HALO_Y: tl.constexpr, HALO_X: tl.constexpr,
               WEIGHTS_Y: tl.constexpr, WEIGHTS_X: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr, BG: tl.constexpr,
               WHOLE: tl.constexpr):  # fmt: skip
-    """Window sums within a plane of p, t, p p, t t and p t, each (BY, BG, TX)."""
+    """Window sums within a plane of p, t, p p, t t and p t, each (BY, BG * TX)."""
     for row in tl.static_range(-HALO_Y, HALO_Y + 1):
         inside = (y + row >= 0) & (y + row < H) & exists
         p = tl.load(pred + row * PITCH, mask=inside, other=0.0).to(tl.float32)
@@ -337,7 +351,10 @@ def _emit(sums, total, total_weight, mask, loss_map, maps, row, mask_row, y, col
     return total, total_weight
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=(*NUMBERS, "channels_per_mask"),
+    do_not_specialize_on_alignment=("partials", "partial_weights"),
+)
 def correlate(
     pred, target, mask, loss_map, maps, partials, partial_weights, D, H, y_tiles, x_tiles, z_chunks, chunk,
     channels_per_mask, volume, inverse_volume, smooth_nr, smooth_dr,
@@ -352,13 +369,12 @@ def correlate(
     pred, target: (volumes, D, H, PITCH), zeros from W on; mask, loss_map: rows of W; maps: (volumes, D, H, MAPS,
     MAP_PITCH), so that all loads of the backward march have constant distances.
     """
-    image, begin, end, y, x, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, D, W, HALO_X, TX, BY, BG, WIDE, WHOLE)
+    image, begin, y, column, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, HALO_X, TX, BY, BG, WIDE, WHOLE)
     lane = tl.arange(0, BG)[None, :] + tl.zeros((BY, 1), tl.int32)
-    column = x + tl.arange(0, TX)[None, None, :]
-    exists = (x >= 0) & (x < PITCH)
-    writes = owns & (x >= 0) & (x < MAP_PITCH) & (y < H)
+    exists = (column >= 0) & (column < PITCH)
+    writes = owns & (column >= 0) & (column < MAP_PITCH) & (y < H)
     counts = writes & (column < W) if MAP_PITCH != W else writes
-    zero = tl.zeros((BY, BG, TX), tl.float32)
+    zero = tl.zeros((BY, BG * TX), tl.float32)
     total = zero
     total_weight = zero
     z_p = _no_sums(zero, 2 * HALO_Z)
@@ -371,7 +387,7 @@ def correlate(
     mask_rows = (image // channels_per_mask + zero_64) * D * H
     voxel = y * PITCH + column
     first = tl.maximum(begin - HALO_Z, 0)
-    last = tl.minimum(end + HALO_Z, D)
+    last = tl.minimum(begin + chunk + HALO_Z, D)
     for z in range(first, last):
         plane = (rows + (z + zero_64) * H) * PITCH
         p, t, pp, tt, pt = _products(
@@ -390,8 +406,9 @@ def correlate(
                 writes, counts, volume, inverse_volume, smooth_nr, smooth_dr, W, MAP_PITCH, HAS_MASK, KEEP_MAP, MAPS,
                 TX, BY, BG,
             )  # fmt: skip
-    if HALO_Z > 0:
-        for z in range(last, end + HALO_Z):  # windows that reach beyond the last plane
+    if HALO_Z > 0:  # windows that reach beyond the last plane
+        # Its end is computed here, so that no register carries it through the main loop.
+        for z in range(last, tl.minimum(begin + chunk, D) + HALO_Z):
             p, z_p = _next_sum(z_p, zero, HALO_Z)
             t, z_t = _next_sum(z_t, zero, HALO_Z)
             pp, z_pp = _next_sum(z_pp, zero, HALO_Z)
@@ -418,7 +435,7 @@ def _map_sums(maps, grad_map, place, y, H, exists, lane, PITCH: tl.constexpr, MA
               HALO_Y: tl.constexpr, HALO_X: tl.constexpr, WEIGHTS_Y: tl.constexpr, WEIGHTS_X: tl.constexpr,
               MAPS: tl.constexpr, USED: tl.constexpr, HAS_MAP: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr,
               BG: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Window sums within a plane of the maps USED, each (BY, BG, TX), with HAS_MAP each times grad_map."""
+    """Window sums within a plane of the maps USED, each (BY, BG * TX), with HAS_MAP each times grad_map."""
     sums = ()
     for row in tl.static_range(-HALO_Y, HALO_Y + 1):
         inside = (y + row >= 0) & (y + row < H) & exists
@@ -457,7 +474,7 @@ def _write_gradients(sums, pred, target, pred_grad, target_grad, place, counts, 
         _store(target_grad, place, gradient, counts, ALIGNED, TX, BY, BG)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS, do_not_specialize_on_alignment=("divisor",))
 def propagate(
     grad_output, divisor, maps, pred, target, pred_grad, target_grad, D, H, y_tiles, x_tiles, z_chunks, chunk,
     W: tl.constexpr, PITCH: tl.constexpr, MAP_PITCH: tl.constexpr,
@@ -471,10 +488,9 @@ def propagate(
     maps: what correlate stored, of which USED go into these gradients; pred, target and gradients: rows of W;
     grad_output: (volumes, D, H, PITCH) with HAS_MAP, else a scalar.
     """
-    image, begin, end, y, x, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, D, W, HALO_X, TX, BY, BG, WIDE, WHOLE)
+    image, begin, y, column, owns = _locate(y_tiles, x_tiles, z_chunks, chunk, HALO_X, TX, BY, BG, WIDE, WHOLE)
     lane = tl.arange(0, BG)[None, :] + tl.zeros((BY, 1), tl.int32)
-    column = x + tl.arange(0, TX)[None, None, :]
-    exists = (x >= 0) & (x < PITCH)
+    exists = (column >= 0) & (column < PITCH)
     counts = owns & exists & (y < H)
     if PITCH != W:
         counts = counts & (column < W)
@@ -482,14 +498,14 @@ def propagate(
         scale = -1.0
     else:
         scale = (-tl.load(grad_output).to(tl.float64) / tl.load(divisor)).to(tl.float32)
-    zero = tl.zeros((BY, BG, TX), tl.float32)
+    zero = tl.zeros((BY, BG * TX), tl.float32)
     unfinished = ()
     for _ in tl.static_range(len(USED)):
         unfinished = unfinished + (_no_sums(zero, 2 * HALO_Z),)
     zero_64 = tl.zeros((), tl.int64)
     rows = (image + zero_64) * D * H
     first = tl.maximum(begin - HALO_Z, 0)
-    last = tl.minimum(end + HALO_Z, D)
+    last = tl.minimum(begin + chunk + HALO_Z, D)
     for z in range(first, last):
         row = rows + (z + zero_64) * H
         added = _map_sums(
@@ -510,8 +526,9 @@ def propagate(
                 sums, pred, target, pred_grad, target_grad, place, counts, scale, PRED, TARGET, W % TX == 0, TX,
                 BY, BG,
             )  # fmt: skip
-    if HALO_Z > 0:
-        for z in range(last, end + HALO_Z):  # windows that reach beyond the last plane
+    if HALO_Z > 0:  # windows that reach beyond the last plane
+        # Its end is computed here, so that no register carries it through the main loop.
+        for z in range(last, tl.minimum(begin + chunk, D) + HALO_Z):
             sums = ()
             others = ()
             for i in tl.static_range(len(USED)):

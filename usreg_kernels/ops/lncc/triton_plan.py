@@ -1,8 +1,12 @@
-"""How a call of the z-march of local normalised cross-correlation is cut into programs."""
+"""How a call of the z-march of local normalised cross-correlation is cut into programs.
+
+A plan decides the order of sums, hence the last digits of a result. So it follows from what a call says (shape, dtype,
+window, device) and from what the kernel compiles to, and from nothing that changes between calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -20,6 +24,10 @@ LARGEST_WITH_ALL_MAPS = 13
 """The largest window whose backward march keeps the sums of five maps in registers; above, a march per gradient."""
 
 _WARPS = 4  # per program: four programs of 128 registers per thread fill a multiprocessor
+_USUAL_PROGRAMS = 4  # per multiprocessor, where there is no device to ask
+_PARTITIONS = 4  # of a multiprocessor: each serves a quarter of the warps
+_REGISTERS_PER_PARTITION = 16384  # of every NVIDIA GPU that Triton supports
+_REGISTERS_AT_ONCE = 256  # the step in which a warp gets registers
 _COST_OF_FOUR_COLUMNS = 0.87  # against two, in instructions per voxel of the main loop
 
 
@@ -58,18 +66,21 @@ class Plan:
     """A launch: where the volumes' voxels lie, and which of them each program takes.
 
     Attributes:
-        volumes: how many volumes of independent windows there are.
         programs: the grid.
         pitch: elements from row to row of images.
-        runtime_arguments: of both kernels, from ``D`` to ``chunk``.
-        constants: keyword arguments of both kernels, with the compiler's options.
+        numbers: arguments of both kernels, from ``D`` to ``chunk``.
+        constants: keyword arguments of the kernel, with the compiler's options.
     """
 
-    volumes: int
     programs: int
     pitch: int
-    runtime_arguments: tuple[int, ...]
+    numbers: tuple[int, ...]
     constants: Mapping[str, Any]
+
+    @property
+    def joins_planes(self) -> bool:
+        """Whether windows reach from plane to plane; else the planes of all volumes are taken as those of one."""
+        return bool(self.constants["HALO_Z"])
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -99,6 +110,20 @@ def _extents(shape: Sequence[int], weights: Weights) -> tuple[int, int, int, int
     return volumes, depth, height, width
 
 
+def _most_registers(window: int, box: bool, backward: bool, all_maps: bool) -> int | None:
+    """The most registers per thread of a march with two columns per lane; None leaves it to the compiler.
+
+    With 96 registers five programs fit a multiprocessor, with 128 four, with 168 three. Left to itself, the compiler
+    may take a few registers more than that, or spill a few to take no more; which one differs from version to version.
+    """
+    limits: dict[int, int | None]
+    if all_maps:
+        limits = {5: 128, 7: None, 9: 168} if box else {5: 128}
+    else:
+        limits = {5: 96, 7: 128, 11: 168} if box and not backward else {7: 128}
+    return next((registers for largest, registers in limits.items() if window <= largest), None)
+
+
 def tiles_by_counts(weights: Weights, height: int, *, backward: bool, sums: int) -> list[Tile]:
     """The tiles that suit a window: of 128 threads where there are rows enough for them, and lanes to match the width.
 
@@ -109,10 +134,9 @@ def tiles_by_counts(weights: Weights, height: int, *, backward: bool, sums: int)
     box = all(set(row) == {1.0} for row in weights)
     all_maps = backward and sums == 5
     largest_with_four_columns = 5 if backward and box and not all_maps else 3
-    largest_in_128_registers = 5 if all_maps else 7
     tiles = []
     for columns in (2, 4) if window <= largest_with_four_columns else (2,):
-        registers = 128 if window <= largest_in_128_registers and columns == 2 else None
+        registers = _most_registers(window, box, backward, all_maps) if columns == 2 else None
         for lanes in (32, 16, 8):
             rows = min(_WARPS * 32 // lanes, 1 << (height - 1).bit_length())
             if lanes > 2 * ceil_div(len(weights[2]) // 2, columns) and rows * lanes >= 32:
@@ -141,7 +165,7 @@ def best_by_counts(shape: tuple[int, ...], weights: Weights, backward: bool, sum
 
 
 def tiles_to_measure() -> list[Tile]:
-    """The tiles that may be the fastest on some GPU."""
+    """The tiles that may be the fastest on some GPU, beside the one by counts."""
     return [
         Tile(columns, 32, rows, rows, registers)
         for columns in (2, 4)
@@ -150,23 +174,26 @@ def tiles_to_measure() -> list[Tile]:
     ]
 
 
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+def make_plan(
+    shape: Sequence[int],
+    weights: Weights,
+    tile: Tile,
+    flags: Mapping[str, Any],
+    device: torch.device,
+    registers: Callable[[Mapping[str, Any]], int | None],
+) -> Plan:
+    """The launch of one of the two kernels.
 
-
-def make_plan(image: torch.Tensor, weights: Weights, tile: Tile) -> Plan:
-    """The launch for images (B, C, spatial...) like this one, with a window and a tile."""
-    return _make_plan(tuple(image.shape), weights, tile, _multiprocessors(image.device))
-
-
-@lru_cache(maxsize=1024)
-def _make_plan(shape: tuple[int, ...], weights: Weights, tile: Tile, multiprocessors: int) -> Plan:
+    Args:
+        shape: of the images, (B, C, spatial...).
+        weights: of the window.
+        tile: of a program.
+        flags: the kernel's constants that do not follow from shape, window and tile.
+        device: of the images.
+        registers: says how many registers per thread the kernel takes, by its constants; None where nobody knows.
+    """
     volumes, depth, height, width = _extents(shape, weights)
     halos = [len(row) // 2 for row in weights]
-    y_tiles, x_tiles = ceil_div(height, tile.rows), tile.along_x(width, halos[2])
-    columns = volumes * y_tiles * x_tiles
-    chunk = _chunk(depth, halos[0], columns, slots=4 * multiprocessors)
-    z_chunks = ceil_div(depth, chunk)
     map_pitch = _map_pitch(width)
     names = [None if set(row) == {1.0} else row for row in weights]
     constants: dict[str, Any] = {
@@ -181,19 +208,65 @@ def _make_plan(shape: tuple[int, ...], weights: Weights, tile: Tile, multiproces
         "BY": tile.rows,
         "BG": tile.lanes,
         "num_warps": tile.warps,
+        **flags,
         **OPTIONS,
     }
     if tile.registers is not None and torch.version.hip is None:
         constants["maxnreg"] = tile.registers
-    return Plan(
-        volumes, columns * z_chunks, constants["PITCH"], (depth, height, y_tiles, x_tiles, z_chunks, chunk), constants
-    )
+    y_tiles, x_tiles = ceil_div(height, tile.rows), tile.along_x(width, halos[2])
+    columns = volumes * y_tiles * x_tiles
+    chunk = _chunk(depth, halos[0], columns, _slots(device, tile, registers(constants)))
+    z_chunks = ceil_div(depth, chunk)
+    numbers = (depth, height, y_tiles, x_tiles, z_chunks, chunk)
+    return Plan(columns * z_chunks, constants["PITCH"], numbers, constants)
+
+
+def registers_of(kernel: Any, arguments: Sequence[Any], constants: Mapping[str, Any]) -> int | None:
+    """How many registers per thread a kernel takes on the current GPU. Compiles it, as its first launch would.
+
+    Args:
+        kernel: the Triton function.
+        arguments: its positional arguments, with dtypes for tensors: all of them count as aligned, so that the answer,
+            and with it the plan, does not depend on which tensors come first.
+        constants: its keyword arguments.
+    """
+    if torch.version.hip is not None:
+        return None  # registers are shared out in another way there
+    compiled = kernel.warmup(*arguments, grid=(1,), **constants)
+    _ = compiled.run  # loads the kernel, which is when the driver says what it takes
+    return int(compiled.n_regs)
+
+
+def programs_per_multiprocessor(registers: int, warps: int, most_threads: int) -> int:
+    """How many programs a multiprocessor holds at once.
+
+    Args:
+        registers: per thread.
+        warps: per program.
+        most_threads: that a multiprocessor holds.
+    """
+    per_warp = ceil_div(registers * 32, _REGISTERS_AT_ONCE) * _REGISTERS_AT_ONCE
+    fitting_warps = min(_PARTITIONS * (_REGISTERS_PER_PARTITION // per_warp), most_threads // 32)
+    return max(1, fitting_warps // warps)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _slots(device: torch.device, tile: Tile, registers: int | None) -> int:
+    """How many programs run at once."""
+    each = _USUAL_PROGRAMS
+    if registers is not None:
+        most_threads = torch.cuda.get_device_properties(device).max_threads_per_multi_processor
+        each = programs_per_multiprocessor(registers, tile.warps, most_threads)
+    return each * _multiprocessors(device)
 
 
 def _chunk(depth: int, halo: int, columns: int, slots: int) -> int:
     """How many planes a program takes, out of those that finish first by the number of planes marched.
 
-    Chunks cost their halos anew, but fill more of the slots that programs run in at once.
+    Each chunk marches its halos again, but more of them fill more of the slots that programs run in at once.
     """
     best = min(range(1, depth + 1), key=lambda n: (ceil_div(columns * n, slots) * (ceil_div(depth, n) + 2 * halo), n))
     return ceil_div(depth, best)

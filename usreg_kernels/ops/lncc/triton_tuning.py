@@ -3,9 +3,9 @@
 Environment variables:
 
 ``USREG_LNCC_TILES``
-    A JSON file of tiles. A launch whose tile the file lacks is measured: each candidate a few times on the device, at
-    its first call, which takes a minute or so of compiling; the fastest is added to the file. A file that is complete
-    pins every launch. Unset: the tile by counts, the same on every machine, and with it the same bits. Read at import.
+    A JSON file of tiles. A launch whose tile the file lacks is measured at its first call: the tile by counts and a few
+    others, each in a CUDA graph of many launches, which takes a minute or so of compiling; the fastest is added to the
+    file. A file that is complete pins every launch. Unset: the tile by counts. Read at import.
 
 A tile changes the order of sums, hence the last digits of a result.
 """
@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -28,6 +29,7 @@ from usreg_kernels.ops.lncc.triton_plan import Tile
 from usreg_kernels.windows import Weights
 
 _REPEATS = 7
+_LAUNCHES = 20  # per measurement: enough that what comes before the first and after the last does not count
 
 _file = Path(os.environ["USREG_LNCC_TILES"]) if os.environ.get("USREG_LNCC_TILES") else None
 _known: dict[str, Tile] | None = None
@@ -54,8 +56,9 @@ def choose(
 
     Args:
         name: the launch, by :func:`key`.
-        default: what a graph is captured with, which cannot be measured.
-        candidates: what to measure.
+        default: the tile by counts. It is measured too, and serves where nothing can be measured: while a graph is
+            captured.
+        candidates: what to measure beside it.
         launch: runs the kernel with a tile; returns what Triton's launch returns.
         device: where.
 
@@ -67,27 +70,46 @@ def choose(
     if name not in known:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return default
-        known[name] = _fastest(candidates, launch, device)
+        known[name] = _fastest(list(dict.fromkeys((default, *candidates))), launch, device)
         _write(_file, known)
     return known[name]
 
 
 def _fastest(candidates: Sequence[Tile], launch: Callable[[Tile], Any], device: torch.device) -> Tile:
+    """The tile with the shortest launch; the first, where all of them spill."""
     times = {}
     for tile in candidates:
         compiled = launch(tile)
         if getattr(compiled, "n_spills", 0):
             continue  # registers that spill to memory cost more than a short measurement shows
-        times[tile] = median(_seconds(lambda tile=tile: launch(tile), device) for _ in range(_REPEATS))  # type: ignore[misc]
+        times[tile] = _seconds(partial(launch, tile), device)
     return min(times, key=lambda tile: times[tile]) if times else candidates[0]
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """How long a launch runs, on the device's clock where it has one."""
+    """How long a launch runs, on the device's clock where it has one: the median of a few measurements.
+
+    From Python, a launch takes longer to start than many a volume takes to march. The device would wait, and its clock
+    show how fast Python is. A graph of launches starts at once, and they follow on each other without a gap.
+    """
     if device.type != "cuda":
-        start = perf_counter()
-        run()
-        return perf_counter() - start
+        return median(_elapsed(run) for _ in range(_REPEATS))
+    graph = torch.cuda.CUDAGraph()
+    # "thread_local": other threads, which load data, may do to the device what they like.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        for _ in range(_LAUNCHES):
+            run()
+    graph.replay()  # the first one also uploads the graph
+    return median(_elapsed_on_device(graph.replay) for _ in range(_REPEATS)) / _LAUNCHES
+
+
+def _elapsed(run: Callable[[], Any]) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start
+
+
+def _elapsed_on_device(run: Callable[[], Any]) -> float:
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
     run()
@@ -105,7 +127,7 @@ def _read(file: Path) -> dict[str, Tile]:
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"USREG_LNCC_TILES names {file}, which is not a JSON file of tiles ({error}); remove it to have the "
-                "tiles measured anew, or unset the variable"
+                "tiles measured again, or unset the variable"
             ) from error
     return _known
 
