@@ -194,7 +194,7 @@ def include_flags(torch: Path) -> list[str]:
 
 
 def cxx_command(cxx: str, torch: Path) -> list[str]:
-    """The compiler with its flags, for one .cpp file; no instruction set among them (csrc/cpu/support/for_each_isa.inc)."""
+    """The compiler with its flags, for one .cpp file; none names an instruction set (cpu/support/for_each_isa.inc)."""
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra"]
     flags += ["-Werror"] if is_on("USREG_WERROR") else []
     # Else error messages carry paths of the machine that built.

@@ -1,4 +1,4 @@
-"""What the documentation's site takes from outside of ``docs/``: mkdocs calls these functions (``hooks`` of mkdocs.yml)."""
+"""What the documentation's site takes from outside of ``docs/``; mkdocs calls these functions (``hooks``)."""
 
 from __future__ import annotations
 

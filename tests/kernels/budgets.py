@@ -1,6 +1,6 @@
 """What the kernels for GPUs may take, measured on sm_80 and sm_90 and rounded up by 4 percent and to 8 registers.
 
-By kernel and call of ``bench.sass``, in float32 unless the call says another dtype: instructions per voxel of the main
+By kernel and call of ``tools.sass``, in float32 unless the call says another dtype: instructions per voxel of the main
 loop, and registers per thread. 128 registers let four programs of four warps share a multiprocessor.
 
 ``TRITON`` is of the newest Triton that was measured, 3.9. ``make budgets`` compiles with older ones, and ``BEFORE_3_8``

@@ -7,18 +7,18 @@ from importlib.util import find_spec
 import pytest
 from kernels.budgets import CUDA, SHARED
 
-from bench import sass_cuda
-from bench.sass_cuda import Kernel
+from tools.sass import compile_cuda
+from tools.sass.compile_cuda import Kernel
 
 pytestmark = [
-    pytest.mark.skipif(sass_cuda.NVCC is None, reason="needs nvcc"),
+    pytest.mark.skipif(compile_cuda.NVCC is None, reason="needs nvcc"),
     pytest.mark.skipif(find_spec("triton") is None, reason="needs the disassembler that comes with Triton"),
 ]
 
 TARGETS = ("sm_80", "sm_90")
 KERNELS = {
     (kernel.name, kernel.call if kernel.dtype == "fp32" else f"{kernel.call}, {kernel.dtype}"): kernel
-    for kernel in sass_cuda.kernels()
+    for kernel in compile_cuda.kernels()
 }
 
 
@@ -52,5 +52,5 @@ def test_the_budgets_meet_the_design() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("window", range(3, 17, 2))
 def test_the_march_without_a_gradient_never_spills(window: int, target: str) -> None:
-    (kernel,) = sass_cuda.march("no gradient", window, maps=0)
+    (kernel,) = compile_cuda.march("no gradient", window, maps=0)
     assert kernel.compile(target).resources["STACK"] == 0

@@ -38,12 +38,12 @@ DTYPES = ("fp32", "fp16") if FEW else ("fp32", "fp16", "bf16")
 
 
 def _table(*targets: str) -> list[Row]:
-    """The rows of ``python -m bench.sass``, in a process without the interpreter."""
+    """The rows of ``python -m tools.sass``, in a process without the interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     options = [word for target in targets for word in ("--target", target)]
     options += [word for dtype in DTYPES for word in ("--dtype", dtype)]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.sass", "--backend", "triton", "--json", *options],
+        [sys.executable, "-m", "tools.sass", "--backend", "triton", "--json", *options],
         cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,

@@ -32,7 +32,7 @@ class _Utilities:
     """What Triton asks of a driver to load a kernel."""
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
-        from bench.ahead_of_time import resources
+        from tools.sass.compile_triton import resources
 
         found = resources(binary)
         loaded.append((name, found["REG"]))

@@ -1,4 +1,4 @@
-"""The compiled DVF MSE: C++ on CPUs (``csrc/cpu/dvf_mse/dvf_mse.cpp``), CUDA C++ on GPUs (``csrc/cuda/dvf_mse/dvf_mse.cuh``).
+"""The compiled DVF MSE: C++ on CPUs (``csrc/cpu/dvf_mse``), CUDA C++ on GPUs (``csrc/cuda/dvf_mse``).
 
 Nothing but the divisor of the mean is saved for backward: the op is bound by memory traffic, and reading both fields
 again moves fewer bytes than writing a finished gradient in forward and reading it in backward.

@@ -1,4 +1,4 @@
-"""``python -m bench.sass``: what the kernels for GPUs compile to, without a GPU. Times are not among it.
+"""``python -m tools.sass``: what the kernels for GPUs compile to, without a GPU. Times are not among it.
 
 A row per kernel, of Triton and of CUDA C++, and way to launch it: registers per thread, bytes of stack (where registers
 spill to memory) and of shared memory, instructions per voxel of the main loop, and the share of a multiprocessor's
@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from bench import sass_cuda
-from bench.ahead_of_time import DTYPES, TARGETS, Compiled, compile_launch, recording
+from tools.sass import compile_cuda
+from tools.sass.compile_triton import DTYPES, TARGETS, Compiled, compile_launch, recording
 
 HALVES = (torch.float16, torch.bfloat16)
 COUNTED = {DTYPES[dtype]: dtype for dtype in (torch.float32, *HALVES)}
@@ -170,7 +170,7 @@ def triton_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str
                         yield _row(title, dtype, compile_launch(launch, target))
 
 
-def cuda_row(kernel: sass_cuda.Kernel, target: str) -> Row:
+def cuda_row(kernel: compile_cuda.Kernel, target: str) -> Row:
     """The row of a kernel in CUDA C++."""
     found = kernel.compile(target)
     return Row(
@@ -194,7 +194,7 @@ def cuda_row(kernel: sass_cuda.Kernel, target: str) -> Row:
 
 def cuda_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str]) -> Iterator[Row]:
     """The rows of CUDA C++, which need nvcc."""
-    for kernel in sass_cuda.kernels():
+    for kernel in compile_cuda.kernels():
         if kernel.name.split(".")[0] in ops and kernel.dtype in dtypes:
             yield from (cuda_row(kernel, target) for target in targets if TARGETS[target][0] == "cuda")
 
@@ -210,7 +210,7 @@ def _cell(value: Any) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.sass", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.sass", description=__doc__.splitlines()[0])
     parser.add_argument("--op", choices=sorted(CALLS), action="append")
     parser.add_argument("--target", choices=list(TARGETS), action="append", help="sm_80 and sm_90 unless given")
     parser.add_argument("--dtype", choices=list(COUNTED), action="append", help="all three unless given")
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=list(BACKENDS), action="append", help="both unless given")
     options = parser.parse_args()
     backends = options.backend or list(BACKENDS)
-    if "cuda" in backends and sass_cuda.NVCC is None:
+    if "cuda" in backends and compile_cuda.NVCC is None:
         print("CUDA C++ is left out: nvcc was not found", file=sys.stderr)
         backends.remove("cuda")
     ops, targets = options.op or list(CALLS), options.target or ["sm_80", "sm_90"]

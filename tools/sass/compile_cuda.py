@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA C++ kernels, without a GPU: their rows of :mod:`bench.sass`."""
+"""What nvcc makes of the CUDA C++ kernels, without a GPU: their rows of :mod:`tools.sass`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.ahead_of_time import Compiled, Launch
+from tools.sass.compile_triton import Compiled, Launch
 
-CSRC = Path(__file__).parents[1] / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 ELEMENTS = {"fp32": "float", "fp16": "cuda::Float16", "bf16": "cuda::BFloat16"}
 """The kernels' element types, by Triton's names of dtypes."""
@@ -25,7 +25,7 @@ class Kernel:
 
     Attributes:
         name: ``op.kernel``.
-        call: what it is launched for, in the words of ``bench.sass``.
+        call: what it is launched for, in the words of ``tools.sass``.
         header: of ``csrc/cuda``.
         code: the kernel, in C++.
         threads: per block.

@@ -1,0 +1,1 @@
+"""What the kernels for GPUs compile to, without a GPU: ``python -m tools.sass``."""
