@@ -13,6 +13,8 @@ from typing import Protocol
 
 import torch
 
+from bench import gpu
+
 Run = Callable[[], object]
 
 
@@ -55,27 +57,12 @@ class GraphClock:
         self.cache_bytes = 5 * getattr(properties, "L2_cache_size", 50 * 2**20)
 
     def seconds(self, runs: Sequence[Run]) -> float:
-        """Replays of a CUDA graph of all runs, timed by events.
-
-        The results of a round are alive together while it is captured, so that each has memory of its own, as in
-        training; a single buffer would stay in the L2 cache.
-        """
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what runs for the first time may not be captured
-            for run in [*runs, *runs]:
-                run()
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = [run() for run in runs]
-        del results
-        graph.replay()
-        torch.cuda.synchronize()
-        first = _between_events(graph.replay)
+        """Replays of a CUDA graph of all runs, as the benchmark times them."""
+        gpu.rehearse(runs)
+        replay = gpu.capture(runs)
+        first = gpu.elapsed(replay)
         rounds = max(5, min(self.most_rounds, int(self.budget / first)))
-        return median(_between_events(graph.replay) for _ in range(rounds)) / len(runs)
+        return median(gpu.elapsed(replay) for _ in range(rounds)) / len(runs)
 
     def loop(self, runs: Sequence[Run]) -> tuple[float, float]:
         """Wall time around many runs without a pause between them, and until the CPU had launched the last one."""
@@ -109,13 +96,9 @@ class GraphClock:
         return dict(found)
 
     def lost(self) -> str | None:
-        """By waiting for it: an earlier error comes back."""
-        try:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-        except RuntimeError as error:
-            return (str(error).splitlines() or [""])[0]
-        return None
+        """By a tiny computation, after an earlier failure has given back its memory."""
+        gpu.free_memory()
+        return gpu.failure()
 
 
 class TrialClock:
@@ -147,15 +130,6 @@ class TrialClock:
     def lost(self) -> str | None:
         """Never."""
         return None
-
-
-def _between_events(run: Run) -> float:
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    run()
-    last.record()
-    last.synchronize()
-    return first.elapsed_time(last) / 1e3
 
 
 def _wall(runs: Sequence[Run], rounds: int) -> tuple[float, float]:
