@@ -77,6 +77,15 @@ class Call(NamedTuple):
     params: dict[str, Any]
 
 
+def run(call: Call, tensors: Sequence[torch.Tensor | None]) -> Any:
+    """The outputs of a call that may go the short way, one of whose tensors needs a gradient.
+
+    ``Step.apply`` would first look for wrappers that a finished function transform left behind, which takes as long as
+    the rest of it. :func:`nobody_looks_on` has let no wrapper through.
+    """
+    return super(torch.autograd.Function, Step).apply(call, *tensors)
+
+
 class Step(torch.autograd.Function):
     """``Step.apply(call, *tensors)``: a backend's forward pass now, and its backward pass when autograd asks for it.
 
@@ -102,7 +111,8 @@ class Step(torch.autograd.Function):
         """The gradients that are needed."""
         op, backend, params = ctx.call
         flags, stored = ctx.needs_input_grad[1:], ctx.saved_tensors
-        tensors, saved = stored[: len(flags)], list(stored[len(flags) :])
+        inputs = len(flags)
+        tensors, saved = stored[:inputs], list(stored[inputs:])
         arguments = {**params, "needs_grad": list(flags[: len(op.tensors)])}
         grad_output = grads[0] if op.outputs == 1 else grads
         if backend.overwrites_saved:

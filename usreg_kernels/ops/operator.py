@@ -131,7 +131,7 @@ class Op:
         dispatch.warn_if_slow(self.name, name, tensors)
         backend = dispatch.get_backend(self.name, name)
         if any(needs_grad):
-            return eager.Step.apply(eager.Call(self, backend, params), *tensors)
+            return eager.run(eager.Call(self, backend, params), tensors)
         return backend.forward(*tensors, needs_grad=needs_grad, **params)[0]
 
     @property
