@@ -82,7 +82,7 @@ def test_to_know_the_registers_never_costs_planes(window: int, shape: tuple[int,
 
 
 def test_windows_of_9_and_15_gain_by_it() -> None:
-    """Three programs fit at 9 and two at 15: planned for four, a second wave would run nearly alone."""
+    """Three programs fit at 9 and two at 15: planned for four, a second wave would be nearly empty."""
     for window, before, after in ((9, 68, 40), (15, 80, 78)):
         assert _planes_in_turn(_plan(window, None), window, REGISTERS[window]) == before
         assert _planes_in_turn(_plan(window, REGISTERS[window]), window, REGISTERS[window]) == after

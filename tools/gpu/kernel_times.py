@@ -222,7 +222,7 @@ def versions() -> dict[str, str]:
 
 
 def change_processors(factor: float) -> None:
-    """Let the plan of the Triton march reckon with ``factor`` times the multiprocessors, hence times the programs.
+    """Let the Triton march be planned for ``factor`` times the multiprocessors, and so for more or fewer programs.
 
     Raises:
         AttributeError: the plan no longer asks ``triton_plan._multiprocessors``.

@@ -115,12 +115,13 @@ class Step(torch.autograd.Function):
         tensors, saved = stored[:inputs], list(stored[inputs:])
         arguments = {**params, "needs_grad": list(flags[: len(op.tensors)])}
         grad_output = grads[0] if op.outputs == 1 else grads
-        if backend.overwrites_saved:
+        transformed = any(map(is_transformed, grads))
+        if backend.overwrites_saved and not transformed:
             saved = ctx.owned
             if saved is None:
                 with torch.no_grad():
                     saved = backend.forward(*tensors, **arguments)[1]
-        if any(map(is_transformed, grads)):
+        if transformed:
             found = op.reference.backward(grad_output, *tensors, **arguments)
         elif torch.is_grad_enabled() or not nobody_looks_on(grads):  # recorded, for a second derivative
             found = op.backward_operator(*grads, saved, *tensors, **arguments, backend=backend.name)
