@@ -51,7 +51,7 @@ class Case:
     """One comparison: all its contenders get the same numbers.
 
     Attributes:
-        op: a key of ``FUNCTIONS``.
+        op: a key of ``LOSSES``.
         shape: of each input tensor.
         dtype: of each input tensor.
         backward: forward and backward, or forward alone without a gradient.
@@ -119,7 +119,7 @@ def cases(op: str, device: str = "cpu", full: bool = False, chosen: Sequence[str
     """The comparisons of an op, small ones first, each once.
 
     Args:
-        op: a key of ``FUNCTIONS``.
+        op: a key of ``LOSSES``.
         device: ``"cpu"`` or ``"cuda"``.
         full: every combination of shape, dtype, window or scheme, and pass; else every shape once, and the first with
             each variation.

@@ -18,7 +18,7 @@ from bench.gpu import DeviceLost, survive
 from bench.measure import Plan, Session, compare, streamed_bytes
 from bench.outcomes import Measured, NotMeasured, Outcome
 from bench.recording import CLOCK, on_gpu, processor, record
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 
 Outcomes = dict[str, Outcome]
 
@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every case of every op with every contender."""
     if "contender" in metafunc.fixturenames:
         config = metafunc.config
-        found = [case for op in FUNCTIONS for case in _cases(config, op)]
+        found = [case for op in LOSSES for case in _cases(config, op)]
         pairs = [(case, contender) for case in found for contender in _contenders(config, case)]
         ids = [f"{case.op}-{case.name}-{contender.name}" for case, contender in pairs]
         metafunc.parametrize(("case", "contender"), pairs, ids=ids)

@@ -20,7 +20,7 @@ import usreg_kernels as uk
 from bench.cases import Case, Loss
 from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc, supervision
 from usreg_kernels.dispatch import machine_reasons
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 
 REFERENCE = "USReg reference"
 """The oracle's name among the contenders."""
@@ -81,7 +81,7 @@ def _backend(op: str, name: str) -> Contender:
 
         def loss(*inputs: torch.Tensor) -> torch.Tensor:
             with uk.use_backend(name):
-                return FUNCTIONS[op](*inputs, **case.arguments)
+                return LOSSES[op](*inputs, **case.arguments)
 
         return loss
 

@@ -22,7 +22,7 @@ from bench.outcomes import LOSS_TOLERANCE as LOSS_TOLERANCE
 from bench.outcomes import Error, Measured, NotMeasured, Outcome
 from bench.steps import Oracle, error_of, graph_step, reference, step
 from bench.timing import OnGpu, interleave, on_gpu, turn_length
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 
 CACHE_BYTES = 128 * 2**20
 """Input sets hold this many bytes together, above the last-level cache of CPUs and GPUs, so that none flatters."""
@@ -174,9 +174,9 @@ def _prepare(case: Case, plan: Plan, session: Session) -> tuple[list[list[torch.
 def _oracle(case: Case, inputs: list[torch.Tensor], device: str) -> Oracle:
     """The reference's result; from the CPU where the GPU has too little memory for it."""
     with contextlib.suppress(torch.OutOfMemoryError):
-        return reference(FUNCTIONS[case.op], inputs, **case.arguments)
+        return reference(LOSSES[case.op], inputs, **case.arguments)
     gpu.survive(device, "the float64 reference ran out of memory")
-    loss, gradient = reference(FUNCTIONS[case.op], make_inputs(case, 0), **case.arguments)
+    loss, gradient = reference(LOSSES[case.op], make_inputs(case, 0), **case.arguments)
     return loss.to(device), None if gradient is None else gradient.to(device)
 
 

@@ -19,7 +19,7 @@ from bench.recording import on_gpu as parts_on_gpu
 from bench.recording import record
 from bench.steps import error_of, graph_step, reference, step
 from bench.timing import OnGpu, Times, interleave, on_gpu
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 
 YARDSTICK = "F.mse_loss"
 OURS = "USReg"
@@ -71,9 +71,9 @@ def case_of(op: str, backward: bool) -> Case:
 
 def overheads(plan: Plan, backward: bool) -> Overheads:
     """Every loss and the yardstick, checked and then timed in turns; or how it failed."""
-    losses: dict[str, Loss] = {**FUNCTIONS, YARDSTICK: F.mse_loss}
+    losses: dict[str, Loss] = {**LOSSES, YARDSTICK: F.mse_loss}
     inputs = {name: make_inputs(case_of(name, backward), 0, plan.device) for name in losses}
-    errors = {op: attempt(_error, FUNCTIONS[op], inputs[op]) for op in FUNCTIONS}
+    errors = {op: attempt(_error, LOSSES[op], inputs[op]) for op in LOSSES}
     failures = {op: error for op, error in errors.items() if isinstance(error, Failure)}
     runs = {name: step(loss, *inputs[name]) for name, loss in losses.items() if name not in failures}
     rounds = MORE_TURNS * plan.rounds
@@ -108,7 +108,7 @@ def found() -> dict[bool, Overheads]:
     return {}
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, YARDSTICK])
+@pytest.mark.parametrize("name", [*LOSSES, YARDSTICK])
 @pytest.mark.parametrize("backward", PASSES, ids=["forward+backward", "forward"])
 def test_overhead(backward: bool, name: str, found: dict[bool, Overheads], plan: Plan, benchmark: Any) -> None:
     if backward not in found:

@@ -24,7 +24,7 @@ from bench.contenders import REFERENCE, Absent, Contender
 from bench.measure import Plan, Session, compare
 from bench.outcomes import Measured, NotMeasured, Outcome
 from bench.results import load
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 
 ROOT = Path(__file__).parent.parent
 CASE = Case("dvf_mse", (1, 3, 6, 7, 8))
@@ -149,7 +149,7 @@ def test_the_plain_supervision_is_ours() -> None:
 
 def test_every_loss_of_ours_is_measured_and_has_a_table() -> None:
     ops = {name.removesuffix("_loss") for name in uk.__all__ if name.endswith("_loss")}
-    assert set(FUNCTIONS) == set(INPUTS) == set(tables.TITLES) == ops
+    assert set(LOSSES) == set(INPUTS) == set(tables.TITLES) == ops
 
 
 CASE_OF_LNCC = Case("lncc", (1, 1, 20, 24, 28), window=5)
@@ -200,7 +200,7 @@ def test_no_contender_can_change_torch() -> None:
     assert all("--no-deps" in line for line in commands)
 
 
-@pytest.mark.parametrize("op", FUNCTIONS)
+@pytest.mark.parametrize("op", LOSSES)
 def test_the_full_run_holds_the_short_one(op: str) -> None:
     short, full = cases(op), cases(op, full=True)
     assert set(short) < set(full)

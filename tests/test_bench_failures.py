@@ -24,7 +24,7 @@ from bench.measure import Plan, Session, compare
 from bench.outcomes import Measured, NotMeasured, Outcome
 from bench.results import load, ours
 from bench.timing import interleave
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 
 ROOT = Path(__file__).parent.parent
 CASE = Case("dvf_mse", (1, 3, 6, 7, 8))
@@ -141,14 +141,14 @@ def test_an_overhead_that_is_wrong_or_fails_leaves_the_others(monkeypatch: pytes
         factor = 1.25 if tensors[0].dtype == torch.float32 else 1.0  # the reference gets float64
         return factor * uk.lncc_loss(*tensors)
 
-    monkeypatch.setitem(FUNCTIONS, "lncc", wrong)
-    monkeypatch.setitem(FUNCTIONS, "bending_energy", fail)
+    monkeypatch.setitem(LOSSES, "lncc", wrong)
+    monkeypatch.setitem(LOSSES, "bending_energy", fail)
     monkeypatch.setattr(overhead, "SECONDS_PER_TURN", 0.0)
     found = overhead.overheads(replace(PLAN, rounds=1), backward=True)
     assert isinstance(found["bending_energy"], Failure)
     measured = {name: part for name, part in found.items() if not isinstance(part, Failure)}
     assert {name for name, part in measured.items() if part.wrong} == {"lncc"}
-    assert set(measured) == {*FUNCTIONS, overhead.YARDSTICK} - {"bending_energy"}
+    assert set(measured) == {*LOSSES, overhead.YARDSTICK} - {"bending_energy"}
     assert all(part.seconds > 0 for part in measured.values())
     assert measured["dvf_mse"].error is not None
     assert measured[overhead.YARDSTICK].error is None

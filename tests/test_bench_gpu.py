@@ -146,7 +146,7 @@ def test_the_reference_moves_to_the_cpu_where_the_gpu_is_too_small(
     monkeypatch.setattr(measure, "reference", reference)
     loss, gradient = measure._oracle(CASE, make_inputs(CASE, 0), "cpu")
     assert len(calls) == 2
-    expected = steps.reference(measure.FUNCTIONS[CASE.op], make_inputs(CASE, 0))
+    expected = steps.reference(measure.LOSSES[CASE.op], make_inputs(CASE, 0))
     torch.testing.assert_close((loss, gradient), expected)
 
 

@@ -514,7 +514,7 @@ def test_a_backend_that_declines_is_no_fault_and_an_error_is_one(monkeypatch: py
     def broken(*tensors: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("illegal address\nmore")
 
-    monkeypatch.setitem(kernel_times.FUNCTIONS, "dvf_mse", broken)
+    monkeypatch.setitem(kernel_times.LOSSES, "dvf_mse", broken)
     row = kernel_times.measure(call, "reference", CountingClock())
     assert row.failed
     assert row.problem == "RuntimeError: illegal address"
@@ -525,7 +525,7 @@ def test_all_ops_are_measured_and_written_after_each(tmp_path: Path, capsys: pyt
     arguments = ["--backend", "reference", "--shape", "tiny", "--window", "3", "--kernels", "--json", str(file)]
     assert kernel_times.main([*arguments, "--trial"]) == 0
     content, rows = tables.load(file)
-    assert {row.op for row in rows} == set(kernel_times.FUNCTIONS)
+    assert {row.op for row in rows} == set(kernel_times.LOSSES)
     assert all(row.kernels for row in rows)
     assert content["versions"]["torch"] == torch.__version__
     assert len(tables.times_table(content, rows).splitlines()) == len(rows) + 2
@@ -548,13 +548,13 @@ def test_a_lost_device_ends_the_measurements(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_calls_cover_every_op_dtype_and_window() -> None:
-    chosen = list(kernel_times.calls(list(kernel_times.FUNCTIONS), kernel_times.SHAPES))
+    chosen = list(kernel_times.calls(list(kernel_times.LOSSES), kernel_times.SHAPES))
     assert len({(call.op, call.variant, call.shape_name, call.dtype) for call in chosen}) == len(chosen)
     lncc = [call for call in chosen if call.op == "lncc" and call.shape_name == "brain"]
     assert {call.arguments["kernel_size"] for call in lncc} == set(kernel_times.WINDOWS)
     assert {call.dtype for call in lncc} == {torch.float32, torch.float16, torch.bfloat16, torch.float64}
     assert {call.gradients for call in lncc} == {0, 1, 2}
-    assert {call.op for call in chosen} == set(kernel_times.FUNCTIONS)
+    assert {call.op for call in chosen} == set(kernel_times.LOSSES)
 
 
 def test_the_plan_can_be_asked_for_more_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -703,7 +703,7 @@ def test_the_target_of_the_sanitizers_is_right_on_the_cpu(capsys: pytest.Capture
 
 def test_the_target_reaches_every_op() -> None:
     chosen = list(sanitize_target.calls())
-    assert {call.op for call in chosen} == set(sanitize_target.FUNCTIONS)
+    assert {call.op for call in chosen} == set(sanitize_target.LOSSES)
     assert len({str(call) for call in chosen}) == len(chosen)
 
 
@@ -712,13 +712,13 @@ def test_the_target_reaches_every_op() -> None:
 def test_the_check_finds_a_planted_error(
     planted: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = sanitize_target.FUNCTIONS["dvf_mse"]
+    real = sanitize_target.LOSSES["dvf_mse"]
 
     def wrong(pred: torch.Tensor, target: torch.Tensor, **arguments: object) -> torch.Tensor:
         loss = real(pred, target, **arguments)
         return loss if pred.dtype == torch.float64 else loss * planted
 
-    monkeypatch.setitem(sanitize_target.FUNCTIONS, "dvf_mse", wrong)
+    monkeypatch.setitem(sanitize_target.LOSSES, "dvf_mse", wrong)
     assert sanitize_target.main(["--check", "--device", "cpu", "--backend", "reference"]) == 1
     lines = capsys.readouterr().out.splitlines()
     bad = [line for line in lines if line.startswith("WRONG")]

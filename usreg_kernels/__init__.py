@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from usreg_kernels import integrations, library
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
+from usreg_kernels.fields import compose_ddf, warp
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "bending_energy_loss",
+    "compose_ddf",
     "dvf_mse_loss",
     "dvf_supervision_loss",
     "explain",
@@ -47,4 +49,5 @@ __all__ = [
     "library",
     "lncc_loss",
     "use_backend",
+    "warp",
 ]

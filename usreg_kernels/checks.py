@@ -158,3 +158,38 @@ def check_mask(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | 
     if mask.requires_grad:
         raise ValueError("mask gets no gradient; pass mask.detach()")
     return mask.to(loss_dtype(like.dtype))
+
+
+def check_fits(
+    name: str, tensor: torch.Tensor, shape: Sequence[int], wanted: str, other_name: str, other: torch.Tensor
+) -> None:
+    """A tensor of the shape and on the device that another one asks for; ``wanted`` describes the shape."""
+    if tuple(tensor.shape) != tuple(shape) or tensor.device != other.device:
+        raise ValueError(
+            f"{name} must have {wanted} = {tuple(shape)} on {other.device}, to fit {other_name}: {_describe(other)}; "
+            f"got {_describe(tensor)}"
+        )
+
+
+def check_affine(affine: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """An affine (B, n, n + 1) or (n, n + 1) for an image (B, C, spatial...); returns the former."""
+    check_floating("affine", affine)
+    dims = image.ndim - 2
+    if (affine.ndim == 3 and affine.shape[-2:] == (dims + 1, dims + 1)) or affine.shape == (dims + 1, dims + 1):
+        raise ValueError(
+            f"affine must have shape ({image.shape[0]}, {dims}, {dims + 1}) or ({dims}, {dims + 1}), got "
+            f"{tuple(affine.shape)}; leave out the last row of a homogeneous matrix: affine[..., :{dims}, :]"
+        )
+    batched = affine.expand(image.shape[0], -1, -1) if affine.ndim == 2 else affine
+    check_fits("affine", batched, (image.shape[0], dims, dims + 1), "shape (B, n, n + 1)", "image", image)
+    return batched
+
+
+def check_size(size: Sequence[int], dims: int, needed: Sequence[int] | None) -> list[int]:
+    """The spatial size of an output: one integer per axis, none negative, and what a field asks for if there is one."""
+    sizes = [int(length) for length in size] if isinstance(size, Iterable) and not isinstance(size, str) else []
+    if len(sizes) != dims or any(length < 0 for length in sizes):
+        raise ValueError(f"size must be {dims} integers of at least 0, one per spatial axis, got {size!r}")
+    if needed is not None and sizes != list(needed):
+        raise ValueError(f"size must be that of the ddf where there is one, {tuple(needed)}, got {size!r}")
+    return sizes

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from usreg_kernels import checks, dispatch
+from usreg_kernels import checks, dispatch, fields
 from usreg_kernels.ops.bending_energy import OP as BENDING_ENERGY
 from usreg_kernels.ops.dvf_mse import OP as DVF_MSE
 from usreg_kernels.ops.dvf_supervision import OP as DVF_SUPERVISION
@@ -199,13 +199,16 @@ def dvf_supervision_loss(
     )
 
 
-FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     LNCC.name: lncc_loss,
     GRADIENT_SMOOTHNESS.name: gradient_smoothness_loss,
     BENDING_ENERGY.name: bending_energy_loss,
     DVF_MSE.name: dvf_mse_loss,
     DVF_SUPERVISION.name: dvf_supervision_loss,
 }
+"""The function of each loss, by the op's name."""
+
+FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {**LOSSES, **fields.FUNCTIONS}
 """The function of each op, by the op's name."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,6 +15,26 @@ from usreg_kernels.ops.triton_backend import INTERPRETED
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SPATIAL = {1: (13,), 2: (7, 9), 3: (5, 6, 7)}
 
+TENSORS = {
+    "lncc": ("pred", "target"),
+    "gradient_smoothness": ("dvf",),
+    "bending_energy": ("dvf",),
+    "dvf_mse": ("pred_dvf", "gt_dvf"),
+    "dvf_supervision": ("pred_dvf", "gt_dvf"),
+    "warp": ("image", "ddf"),
+    "compose_ddf": ("outer", "inner"),
+}
+"""The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
+
+IMAGES = ("pred", "target", "image")
+"""Those of them that are images, of two channels; the others have one component per axis."""
+
+
+def _near_identity(batch: int, dims: int, generator: torch.Generator) -> torch.Tensor:
+    """Affines (B, n, n + 1) that take some voxels out of the image, and few to a voxel's centre."""
+    identity = torch.eye(dims, dims + 1, dtype=torch.float64)
+    return identity + 0.4 * (torch.rand(batch, dims, dims + 1, generator=generator, dtype=torch.float64) - 0.5)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -24,23 +45,32 @@ class Case:
     arguments: dict[str, Any] = field(default_factory=dict)
     mask_channels: int = 0
     batch: int = 2
+    given: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         options = "-".join(f"{key}={value}" for key, value in self.arguments.items())
         mask = f"-mask{self.mask_channels}" if self.mask_channels else ""
-        return f"{self.op}-{self.dims}d-{options or 'default'}{mask}"
+        given = f"-{'+'.join(self.given)}" if self.given else ""
+        return f"{self.op}-{self.dims}d-{options or 'default'}{mask}{given}"
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """(B, C, spatial...); two channels for images, one component per axis for fields."""
-        channels = 2 if self.op == "lncc" else self.dims
-        return (self.batch, channels, *SPATIAL[self.dims])
+    def names(self) -> tuple[str, ...]:
+        """The differentiable tensors that the case gives."""
+        return self.given or TENSORS[self.op]
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """(B, C, spatial...) of a tensor; two channels for images, one component per axis for fields."""
+        return (self.batch, 2 if name in IMAGES else self.dims, *SPATIAL[self.dims])
 
     def tensors(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
-        """The op's tensors, uniform in [0, 1), leaves that need a gradient."""
+        """The op's tensors, uniform in [0, 1) but for affines, leaves that need a gradient."""
         generator = torch.Generator().manual_seed(seed)
-        count = 1 if self.op in ("gradient_smoothness", "bending_energy") else 2
-        made = [torch.rand(self.shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+        made = [
+            _near_identity(self.batch, self.dims, generator)
+            if name == "affine"
+            else torch.rand(self.shape_of(name), generator=generator, dtype=torch.float64)
+            for name in self.names
+        ]
         return [tensor.to(dtype).requires_grad_() for tensor in made]
 
     def mask(self) -> torch.Tensor | None:
@@ -51,11 +81,24 @@ class Case:
         weights = torch.rand(self.batch, self.mask_channels, *SPATIAL[self.dims], generator=generator)
         return weights * (weights > 0.3)
 
-    def loss(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """The loss of the tensors, on their device."""
+    def run(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """The output for the tensors, on their device."""
         mask = self.mask()
         masked = {} if mask is None else {"mask": mask.to(tensors[0].device)}
-        return FUNCTIONS[self.op](*tensors, **self.arguments, **masked)
+        return FUNCTIONS[self.op](**dict(zip(self.names, tensors, strict=True)), **self.arguments, **masked)
+
+    def scalar(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """A loss; of any other output, a weighted sum, to which every voxel contributes."""
+        output = self.run(*tensors)
+        if output.ndim == 0:
+            return output
+        weights = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype, device=output.device)
+        return (output * weights.reshape(output.shape)).sum()
+
+    def needs_grad(self, tensors: Any) -> list[bool]:
+        """The flag per differentiable tensor of the op that its operator takes."""
+        count = len(import_module(f"usreg_kernels.ops.{self.op}").OP.tensors)
+        return [tensor is not None and tensor.requires_grad for tensor in tensors[:count]]
 
 
 def _lncc() -> list[Case]:
@@ -92,7 +135,25 @@ def _dvf_supervision() -> list[Case]:
     return [Case("dvf_supervision", dims, {**options, "spacing": (0.5, 2.0, 3.0)[:dims]}) for dims in (1, 2, 3)]
 
 
-CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision()
+def _warp() -> list[Case]:
+    cases = [
+        Case("warp", dims, {"mode": mode, "padding_mode": padding_mode})
+        for dims in (1, 2, 3)
+        for padding_mode in ("border", "zeros", "reflection")
+        for mode in ("bilinear", "nearest")
+    ]
+    for given in (("image", "affine"), ("image", "ddf", "affine")):
+        cases += [Case("warp", dims, {"padding_mode": "zeros"}, given=given) for dims in (1, 2, 3)]
+        cases += [Case("warp", 3, {"mode": "nearest"}, given=given)]
+    return [*cases, Case("warp", 3, {"size": (4, 9, 3)}, given=("image", "affine"))]
+
+
+def _compose_ddf() -> list[Case]:
+    paddings = ("border", "zeros", "reflection")
+    return [Case("compose_ddf", dims, {"padding_mode": padding}) for dims in (1, 2, 3) for padding in paddings]
+
+
+CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision() + _warp() + _compose_ddf()
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 
 

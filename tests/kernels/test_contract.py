@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import usreg_kernels as uk
 from usreg_kernels import dispatch
 from usreg_kernels.ops import eager
 from usreg_kernels.ops.lncc.cpu import Cpu
+from usreg_kernels.ops.reduction import REDUCTIONS
 
 EVERY_CASE_IN_FLOAT64 = pytest.mark.parametrize(("case", "backend"), with_backends(CASES, torch.float64), ids=str)
 EVERY_OP = pytest.mark.parametrize(("case", "backend"), with_backends(ONE_CASE_PER_OP), ids=str)
@@ -35,8 +38,8 @@ def _gradients(loss: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.T
 @pytest.mark.parametrize(("case", "backend"), OPCHECK, ids=str)
 def test_opcheck(case: Case, backend: str) -> None:
     tensors = case.tensors(torch.float32)
-    call = dispatch.explain(case.loss, *tensors)
-    keywords = {**call.params, "needs_grad": [True] * len(tensors), "backend": backend}
+    call = dispatch.explain(case.run, *tensors)
+    keywords = {**call.params, "needs_grad": case.needs_grad(call.tensors), "backend": backend}
     result = torch.library.opcheck(getattr(torch.ops.usreg, case.op).default, call.tensors, keywords)
     assert set(result.values()) == {"SUCCESS"}
 
@@ -45,17 +48,17 @@ def test_opcheck(case: Case, backend: str) -> None:
 def test_gradcheck(case: Case, backend: str) -> None:
     """The gradient against finite differences of the loss; away from the kinks, values are generic."""
     small = [tensor.detach()[:1].requires_grad_() for tensor in case.tensors()]
-    cut = Case(case.op, case.dims, case.arguments, case.mask_channels, batch=1)
+    cut = replace(case, batch=1)
     with uk.use_backend(backend):
-        assert torch.autograd.gradcheck(cut.loss, small, fast_mode=True)
+        assert torch.autograd.gradcheck(cut.run, small, fast_mode=True)
 
 
 @EVERY_CASE_IN_FLOAT64
 def test_gradgradcheck(case: Case, backend: str) -> None:
     small = [tensor.detach()[:1].requires_grad_() for tensor in case.tensors()]
-    cut = Case(case.op, case.dims, case.arguments, case.mask_channels, batch=1)
+    cut = replace(case, batch=1)
     with uk.use_backend(backend):
-        assert torch.autograd.gradgradcheck(cut.loss, small, fast_mode=True)
+        assert torch.autograd.gradgradcheck(cut.run, small, fast_mode=True)
 
 
 @pytest.mark.parametrize(("case", "backend", "dtype"), FAST, ids=str)
@@ -63,10 +66,10 @@ def test_backend_agrees_with_the_float64_reference(case: Case, backend: str, dty
     tensors = case.tensors(dtype)
     oracle = [tensor.detach().double().requires_grad_() for tensor in tensors]
     with uk.use_backend(backend):
-        loss = case.loss(*tensors)
+        loss = case.run(*tensors)
         gradients = _gradients(loss, tensors)
     with uk.use_backend("reference"):
-        expected = case.loss(*oracle)
+        expected = case.run(*oracle)
         expected_gradients = _gradients(expected, oracle)
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     loss_allowance, gradient_allowance = _float32_allowance(case, backend)
@@ -89,11 +92,11 @@ def _float32_allowance(case: Case, backend: str) -> tuple[float, float]:
 def test_gradient_to_one_input_alone(case: Case, backend: str) -> None:
     tensors = case.tensors(widest(backend))
     with uk.use_backend(backend):
-        both = _gradients(case.loss(*tensors), tensors)
+        both = _gradients(case.run(*tensors), tensors)
         for i, tensor in enumerate(tensors):
             inputs = [other.detach() for other in tensors]
             inputs[i] = tensor
-            assert_close(_gradients(case.loss(*inputs), [tensor])[0], both[i], LOSS_TOLERANCE[widest(backend)])
+            assert_close(_gradients(case.run(*inputs), [tensor])[0], both[i], LOSS_TOLERANCE[widest(backend)])
 
 
 @EVERY_OP
@@ -101,15 +104,15 @@ def test_no_grad_and_constant_inputs(case: Case, backend: str) -> None:
     tensors = case.tensors(widest(backend))
     with uk.use_backend(backend):
         with torch.no_grad():
-            assert not case.loss(*tensors).requires_grad
-        assert not case.loss(*(tensor.detach() for tensor in tensors)).requires_grad
+            assert not case.run(*tensors).requires_grad
+        assert not case.run(*(tensor.detach() for tensor in tensors)).requires_grad
 
 
 @EVERY_OP
 def test_backward_twice_through_one_graph(case: Case, backend: str) -> None:
     tensors = case.tensors(torch.float32)
     with uk.use_backend(backend):
-        loss = case.loss(*tensors)
+        loss = case.scalar(*tensors)
         first = torch.autograd.grad(loss, tensors, retain_graph=True)
         kept = [gradient.clone() for gradient in first]
         for gradient in first:
@@ -158,10 +161,10 @@ def test_the_short_way_and_the_operator_have_the_same_bits(
         for short in (True, False):
             if not short:
                 monkeypatch.setattr(eager, "nobody_looks_on", lambda tensors: False)
-            loss = case.loss(*tensors)
-            names = type(loss.grad_fn).__name__
-            assert ("Step" in names) == short
-            results.append([loss, *torch.autograd.grad(3 * loss, tensors, retain_graph=True)])
+            output = case.run(*tensors)
+            assert ("Step" in type(output.grad_fn).__name__) == short
+            loss = case.scalar(*tensors)
+            results.append([output, *torch.autograd.grad(3 * loss, tensors, retain_graph=True)])
             first = torch.autograd.grad((3 * loss).sin(), tensors, create_graph=True)
             results[-1] += torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
@@ -183,17 +186,18 @@ class Watcher(TorchDispatchMode):
 def test_a_dispatch_mode_sees_the_operators(op: str) -> None:
     tensors = Case(op).tensors(torch.float32)
     with Watcher() as watcher:
-        Case(op).loss(*tensors).backward()
+        Case(op).scalar(*tensors).backward()
     assert f"usreg.{op}.default" in watcher.seen
     assert f"usreg.{op}_backward.default" in watcher.seen
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)
-def test_meta_tensors_have_a_loss_of_the_right_shape(op: str) -> None:
+def test_meta_tensors_have_an_output_of_the_right_shape(op: str) -> None:
     tensors = [tensor.detach().to("meta").requires_grad_() for tensor in Case(op).tensors(torch.float32)]
-    loss = Case(op).loss(*tensors)
-    assert (loss.shape, loss.dtype, loss.is_meta) == ((), torch.float32, True)
-    assert torch.autograd.grad(loss, tensors)[0].shape == tensors[0].shape
+    output = Case(op).run(*tensors)
+    expected = Case(op).run(*Case(op).tensors(torch.float32))
+    assert (output.shape, output.dtype, output.is_meta) == (expected.shape, expected.dtype, True)
+    assert torch.autograd.grad(Case(op).scalar(*tensors), tensors)[0].shape == tensors[0].shape
 
 
 def test_double_backward_of_inputs_that_depend_on_each_other() -> None:
@@ -206,7 +210,7 @@ def test_double_backward_of_inputs_that_depend_on_each_other() -> None:
 @EVERY_OP
 def test_compile_fullgraph_with_backward(case: Case, backend: str) -> None:
     tensors = case.tensors(torch.float32)
-    function = lambda *tensors: case.loss(*(2 * tensor for tensor in tensors)) * 3  # noqa: E731
+    function = lambda *tensors: case.scalar(*(2 * tensor for tensor in tensors)) * 3  # noqa: E731
     torch.compiler.reset()
     with uk.use_backend(backend):
         compiled = torch.compile(function, fullgraph=True)
@@ -221,7 +225,7 @@ def test_compiled_code_follows_a_change_of_backend() -> None:
     case = Case("dvf_mse")
     tensors = case.tensors(torch.float32)
     torch.compiler.reset()
-    compiled = torch.compile(case.loss, fullgraph=True)
+    compiled = torch.compile(case.scalar, fullgraph=True)
     compiled(*tensors)
     with uk.use_backend("cuda"), pytest.raises(Exception, match="was asked for"):
         compiled(*tensors)
@@ -234,11 +238,11 @@ def test_autocast_changes_nothing(case: Case, backend: str) -> None:
 
     tensors = case.tensors(torch.float32)
     with uk.use_backend(backend):
-        expected = case.loss(*tensors)
+        expected = case.scalar(*tensors)
         make_window.cache_clear()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(case.loss(*tensors), expected)
-        assert torch.equal(case.loss(*tensors), expected)
+            assert torch.equal(case.scalar(*tensors), expected)
+        assert torch.equal(case.scalar(*tensors), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -249,9 +253,9 @@ def test_half_gradients_survive_a_grad_scaler(case: Case, backend: str, dtype: t
     oracle = [tensor.detach().double().requires_grad_() for tensor in tensors]
     scale = 65536.0
     with uk.use_backend(backend):
-        scaled = torch.autograd.grad(case.loss(*tensors) * scale, tensors)
+        scaled = torch.autograd.grad(case.scalar(*tensors) * scale, tensors)
     with uk.use_backend("reference"):
-        expected = torch.autograd.grad(case.loss(*oracle) * scale, oracle)
+        expected = torch.autograd.grad(case.scalar(*oracle) * scale, oracle)
     for gradient, wanted in zip(scaled, expected, strict=True):
         if wanted.abs().max() < torch.finfo(dtype).max:
             assert_close(gradient, wanted, GRADIENT_TOLERANCE[dtype])
@@ -272,18 +276,18 @@ def test_any_strides(case: Case, backend: str) -> None:
         ]
 
     with uk.use_backend(backend):
-        expected = [case.loss(*tensors), *torch.autograd.grad(*_with_grad(case, tensors))]
+        expected = [case.run(*tensors), *torch.autograd.grad(*_with_grad(case, tensors))]
         for views in zip(*(strided(tensor) for tensor in tensors), strict=True):
-            actual = [case.loss(*views), *torch.autograd.grad(*_with_grad(case, views))]
+            actual = [case.run(*views), *torch.autograd.grad(*_with_grad(case, views))]
             for one, other in zip(actual, expected, strict=True):
                 assert torch.equal(one, other)
         constant = [tensor[:, :, :1, :1, :1].expand(tensor.shape) for tensor in tensors]
-        assert_close(case.loss(*constant), case.loss(*(tensor.clone() for tensor in constant)), 1e-15)
+        assert_close(case.run(*constant), case.run(*(tensor.clone() for tensor in constant)), 1e-15)
 
 
 def _with_grad(case: Case, tensors: object) -> tuple[torch.Tensor, list[torch.Tensor]]:
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]  # type: ignore[attr-defined]
-    return case.loss(*leaves), leaves
+    return case.scalar(*leaves), leaves
 
 
 @EVERY_OP
@@ -297,8 +301,7 @@ def test_same_bits_for_any_number_of_threads(case: Case, backend: str) -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             with uk.use_backend(backend):
-                loss = case.loss(*leaves)
-                results.append([loss, *torch.autograd.grad(loss, leaves)])
+                results.append([case.run(*leaves), *torch.autograd.grad(case.scalar(*leaves), leaves)])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -312,22 +315,24 @@ def test_nan_and_inf_are_never_hidden(case: Case, backend: str, bad: float) -> N
         tensors = [tensor.detach().clone() for tensor in case.tensors(widest(backend))]
         tensors[i][0, 0, 2, 2, 2] = bad
         with uk.use_backend(backend):
-            assert not case.loss(*tensors).isfinite()
+            assert not case.run(*tensors).isfinite().all()
 
 
 @EVERY_OP
 def test_empty_batch(case: Case, backend: str) -> None:
     empty = [tensor.detach()[:0].requires_grad_() for tensor in case.tensors(widest(backend))]
     with uk.use_backend(backend):
-        for reduction in ("mean",) if case.op == "dvf_supervision" else ("mean", "sum", "none"):
-            variant = Case(case.op, arguments={} if reduction == "mean" else {"reduction": reduction})
-            loss = variant.loss(*empty)
-            assert loss.shape == ((0, *loss.shape[1:]) if reduction == "none" else ())
-            assert loss.isnan() if reduction == "mean" else loss.sum() == 0
+        expected = case.run(*case.tensors(widest(backend)))
+        for reduction in REDUCTIONS if "reduction" in signature(FUNCTIONS[case.op]).parameters else (None,):
+            variant = Case(case.op, arguments={} if reduction is None else {"reduction": reduction})
+            loss = variant.run(*empty)
+            is_map = reduction == "none" or expected.ndim > 0
+            assert loss.shape == ((0, *loss.shape[1:]) if is_map else ())
+            assert loss.sum() == 0 if is_map or reduction == "sum" else loss.isnan()
             assert torch.autograd.grad(loss.sum(), empty[0])[0].shape == empty[0].shape
 
 
 @EVERY_OP
 def test_integers_are_refused(case: Case, backend: str) -> None:
     with uk.use_backend(backend), pytest.raises(TypeError, match=r"float64, float32.*int64"):
-        case.loss(*(torch.zeros(case.shape, dtype=torch.int64) for _ in case.tensors(widest(backend))))
+        case.run(*(torch.zeros(tensor.shape, dtype=torch.int64) for tensor in case.tensors(widest(backend))))

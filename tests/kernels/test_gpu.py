@@ -51,7 +51,7 @@ MAP_TOLERANCE = 3e-6  # of a value of a loss map, from float32 sums
 def _step(case: Case, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The loss and its gradients, for an incoming gradient that is not 1."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-    loss = case.loss(*leaves)
+    loss = case.run(*leaves)
     incoming = torch.rand(loss.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(loss)
     return [loss.detach(), *torch.autograd.grad(loss, leaves, incoming)]
 
@@ -71,7 +71,7 @@ def test_agrees_with_the_cpu(case: Case, backend: str, dtype: torch.dtype) -> No
     """In float64 on the CPU: with the C++ kernels where they are built."""
     if not takes(backend, dtype):
         with uk.use_backend(backend), pytest.raises(uk.BackendError, match="float32"):
-            case.loss(*_on_device(case, dtype))
+            case.scalar(*_on_device(case, dtype))
         return
     tensors = [tensor.detach() for tensor in case.tensors(dtype)]
     with uk.use_backend(backend):
@@ -135,7 +135,7 @@ def test_nothing_waits_for_the_device(case: Case, backend: str) -> None:
 
     def step() -> None:
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-        torch.autograd.grad(case.loss(*leaves), leaves, incoming)
+        torch.autograd.grad(case.scalar(*leaves), leaves, incoming)
 
     with uk.use_backend(backend):
         step()  # compiles
@@ -151,11 +151,11 @@ def test_graph_capture(case: Case, backend: str) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            torch.autograd.grad(case.loss(*leaves), leaves)
+            torch.autograd.grad(case.scalar(*leaves), leaves)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            loss = case.loss(*leaves)
+            loss = case.scalar(*leaves)
             gradients = torch.autograd.grad(loss, leaves)
         fresh = _on_device(case, seed=7)
         with torch.no_grad():
@@ -163,7 +163,7 @@ def test_graph_capture(case: Case, backend: str) -> None:
                 leaf.copy_(values)
         graph.replay()
         again = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-        expected = case.loss(*again)
+        expected = case.scalar(*again)
         assert torch.equal(loss, expected)
         for gradient, wanted in zip(gradients, torch.autograd.grad(expected, again), strict=True):
             assert torch.equal(gradient, wanted)
@@ -204,7 +204,7 @@ def test_compile_fullgraph(case: Case, backend: str) -> None:
     torch.compiler.reset()
 
     def function(*tensors: torch.Tensor) -> torch.Tensor:
-        return case.loss(*(2 * tensor for tensor in tensors)) * 3
+        return case.scalar(*(2 * tensor for tensor in tensors)) * 3
 
     with uk.use_backend(backend):
         compiled = torch.compile(function, fullgraph=True)

@@ -25,7 +25,7 @@ def _gradient(case: Case, tensors: list[torch.Tensor]) -> torch.Tensor:
     """The gradient to the first tensor, by the reference."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     with uk.use_backend("reference"):
-        return torch.autograd.grad(case.loss(*leaves).sum(), leaves[0])[0]
+        return torch.autograd.grad(case.scalar(*leaves), leaves[0])[0]
 
 
 # ---- tensor subclasses -----------------------------------------------------------------------------------------------
@@ -52,9 +52,10 @@ def test_subclasses_train(case: Case, backend: str, which: str, wrap) -> None:
     expected_leaves = case.tensors(dtype)
     wrapped = [wrap(leaf) if which == "all" or leaf is leaves[-(which == "last")] else leaf for leaf in leaves]
     with uk.use_backend(backend):
-        loss = case.loss(*wrapped)
-        expected = case.loss(*expected_leaves)
-    assert type(loss) is torch.Tensor
+        output = case.run(*wrapped)
+        loss = case.scalar(*wrapped)
+        expected = case.scalar(*expected_leaves)
+    assert type(output) is torch.Tensor
     assert torch.equal(loss, expected)
     loss.backward()
     expected.backward()
@@ -83,12 +84,12 @@ def test_a_parameter_trains() -> None:
 @OPS
 def test_forward_mode(case: Case) -> None:
     tensors = [tensor.detach() for tensor in case.tensors()]
-    tangent = torch.rand(case.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    tangent = torch.rand(tensors[0].shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = (_gradient(case, tensors) * tangent).sum()
-    found = torch.func.jvp(lambda first: case.loss(first, *tensors[1:]), (tensors[0],), (tangent,))[1]
+    found = torch.func.jvp(lambda first: case.scalar(first, *tensors[1:]), (tensors[0],), (tangent,))[1]
     assert_close(found, expected, 1e-10)
     with forward_ad.dual_level():
-        dual = case.loss(forward_ad.make_dual(tensors[0], tangent), *tensors[1:])
+        dual = case.scalar(forward_ad.make_dual(tensors[0], tangent), *tensors[1:])
         assert_close(forward_ad.unpack_dual(dual).tangent, expected, 1e-10)
 
 
@@ -96,17 +97,17 @@ def test_forward_mode(case: Case) -> None:
 def test_grad_vjp_and_jacrev(case: Case) -> None:
     tensors = [tensor.detach() for tensor in case.tensors()]
     expected = _gradient(case, tensors)
-    assert_close(torch.func.grad(case.loss)(*tensors), expected, 1e-10)
-    loss, pull_back = torch.func.vjp(case.loss, *tensors)
+    assert_close(torch.func.grad(case.scalar)(*tensors), expected, 1e-10)
+    loss, pull_back = torch.func.vjp(case.scalar, *tensors)
     assert_close(pull_back(torch.ones_like(loss))[0], expected, 1e-10)
-    assert_close(torch.func.jacrev(case.loss)(*tensors), expected, 1e-10)
+    assert_close(torch.func.jacrev(case.scalar)(*tensors), expected, 1e-10)
 
 
 @pytest.mark.parametrize("case", ONE_CASE_PER_OP, ids=str)
 def test_vmap(case: Case) -> None:
     tensors = [tensor.detach() for tensor in case.tensors()]
-    per_sample = torch.func.vmap(lambda *sample: case.loss(*(tensor[None] for tensor in sample)))(*tensors)
-    expected = torch.stack([case.loss(*(tensor[i : i + 1] for tensor in tensors)) for i in range(case.batch)])
+    per_sample = torch.func.vmap(lambda *sample: case.scalar(*(tensor[None] for tensor in sample)))(*tensors)
+    expected = torch.stack([case.scalar(*(tensor[i : i + 1] for tensor in tensors)) for i in range(case.batch)])
     assert_close(per_sample, expected, 1e-12)
 
 
@@ -115,7 +116,7 @@ def test_many_gradients_at_once(case: Case) -> None:
     tensors = case.tensors()
     incoming = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     expected = _gradient(case, tensors)
-    (found,) = torch.autograd.grad(case.loss(*tensors), tensors[:1], incoming, is_grads_batched=True)
+    (found,) = torch.autograd.grad(case.scalar(*tensors), tensors[:1], incoming, is_grads_batched=True)
     assert_close(found, incoming.view(-1, *[1] * expected.ndim) * expected, 1e-10)
 
 
@@ -123,9 +124,9 @@ def test_many_gradients_at_once(case: Case) -> None:
 def test_hessian() -> None:
     case = Case("lncc", 1, {"smooth_dr": 1e-2}, batch=1)
     pred, target = (tensor.detach() for tensor in case.tensors())
-    found = torch.func.hessian(case.loss)(pred, target)
+    found = torch.func.hessian(case.scalar)(pred, target)
     with uk.use_backend("reference"):
-        expected = torch.autograd.functional.hessian(lambda first: case.loss(first, target), pred)
+        expected = torch.autograd.functional.hessian(lambda first: case.scalar(first, target), pred)
     assert_close(found, expected, 1e-9)
 
 
@@ -166,8 +167,8 @@ def test_export(model: Registration, pair: tuple[torch.Tensor, torch.Tensor]) ->
 @OPS
 def test_activation_checkpointing(case: Case, use_reentrant: bool) -> None:
     tensors = case.tensors()
-    loss = checkpoint(case.loss, *tensors, use_reentrant=use_reentrant)
-    expected = torch.autograd.grad(case.loss(*tensors), tensors)
+    loss = checkpoint(case.scalar, *tensors, use_reentrant=use_reentrant)
+    expected = torch.autograd.grad(case.scalar(*tensors), tensors)
     loss.backward()
     for tensor, wanted in zip(tensors, expected, strict=True):
         assert torch.equal(tensor.grad, wanted)
@@ -205,22 +206,22 @@ def test_distributed_data_parallel(
 def test_inference_mode(case: Case, backend: str) -> None:
     tensors = case.tensors(widest(backend))
     with uk.use_backend(backend):
-        expected = case.loss(*tensors)
+        expected = case.scalar(*tensors)
         with torch.inference_mode():
-            assert torch.equal(case.loss(*tensors), expected)
+            assert torch.equal(case.scalar(*tensors), expected)
             inner = [tensor.clone() for tensor in tensors]
-            assert torch.equal(case.loss(*inner), expected)
-        assert torch.equal(case.loss(*inner), expected)
+            assert torch.equal(case.scalar(*inner), expected)
+        assert torch.equal(case.scalar(*inner), expected)
 
 
 @EVERY_OP
 def test_deterministic_algorithms(case: Case, backend: str) -> None:
     tensors = case.tensors(widest(backend))
     with uk.use_backend(backend):
-        expected = case.loss(*tensors)
+        expected = case.scalar(*tensors)
         torch.use_deterministic_algorithms(True)
         try:
-            loss = case.loss(*tensors)
+            loss = case.scalar(*tensors)
             gradients = torch.autograd.grad(loss, tensors)
         finally:
             torch.use_deterministic_algorithms(False)
@@ -232,8 +233,8 @@ def test_deterministic_algorithms(case: Case, backend: str) -> None:
 def test_saved_tensors_can_be_moved_away(op: str) -> None:
     """``save_on_cpu`` and its like see what is saved, and backward takes what they give back."""
     tensors = Case(op).tensors(torch.float32)
-    expected = torch.autograd.grad(Case(op).loss(*tensors), tensors)
+    expected = torch.autograd.grad(Case(op).scalar(*tensors), tensors)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(), lambda tensor: tensor.clone()):
-        loss = Case(op).loss(*tensors)
+        loss = Case(op).scalar(*tensors)
     for gradient, wanted in zip(torch.autograd.grad(loss, tensors), expected, strict=True):
         assert torch.equal(gradient, wanted)

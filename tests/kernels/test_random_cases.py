@@ -12,14 +12,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels.cases import DTYPES, FUNCTIONS
+from kernels.cases import DTYPES
 from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 
 import usreg_kernels as uk
+from usreg_kernels.functional import LOSSES
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))
 SHARE = {"lncc": 0.4, "gradient_smoothness": 0.25, "bending_energy": 0.2, "dvf_mse": 0.1, "dvf_supervision": 0.05}
-FAST = [(op, backend) for op in FUNCTIONS for backend in uk.available_backends(op) if backend == "cpu"]
+FAST = [(op, backend) for op in LOSSES for backend in uk.available_backends(op) if backend == "cpu"]
 
 
 @st.composite
@@ -107,7 +108,7 @@ def _strided(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, seed: 
 
 
 def _loss_and_gradients(op: str, tensors: list[torch.Tensor], arguments: dict[str, Any]) -> list[torch.Tensor]:
-    loss = FUNCTIONS[op](*tensors, **arguments)
+    loss = LOSSES[op](*tensors, **arguments)
     generator = torch.Generator().manual_seed(0)
     incoming = (torch.randint(1, 9, loss.shape, generator=generator) / 4).to(loss.dtype)
     leaves = [tensor for tensor in tensors if tensor.requires_grad]

@@ -32,7 +32,7 @@ from bench.cases import IMAGES, INPUTS
 from tools.gpu.clock import Clock, GraphClock, Run, TrialClock
 from tools.gpu.tables import HEADER, Row, line
 from usreg_kernels.dispatch import machine_reasons
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 from usreg_kernels.ops.lncc.saving import RECOMPUTE
 
 GPU_BACKENDS = ("triton", "cuda")
@@ -49,7 +49,7 @@ class Call:
     """A call of a loss that is measured.
 
     Attributes:
-        op: a key of ``bench.cases.FUNCTIONS``.
+        op: a key of ``bench.cases.LOSSES``.
         variant: what tells it from other calls of the op, in words.
         shape_name: a key of ``bench.cases.IMAGES``.
         arguments: keyword arguments of the function.
@@ -133,7 +133,7 @@ def set_count(call: Call, clock: Clock) -> int:
 
 def passes(call: Call, sets: list[list[torch.Tensor]]) -> tuple[list[Run], list[Run]]:
     """Forward passes, and steps, of all input sets; no steps where no gradient is wanted."""
-    loss = FUNCTIONS[call.op]
+    loss = LOSSES[call.op]
 
     def forward(tensors: list[torch.Tensor]) -> torch.Tensor:
         return loss(*tensors, **call.arguments)
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None, clock: Clock | None = None) -> 
     parser = argparse.ArgumentParser(
         prog="python -m tools.gpu.kernel_times", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--op", nargs="+", choices=list(FUNCTIONS), default=list(FUNCTIONS))
+    parser.add_argument("--op", nargs="+", choices=list(LOSSES), default=list(LOSSES))
     parser.add_argument("--backend", nargs="+", default=list(GPU_BACKENDS), help="of `python -m usreg_kernels`")
     parser.add_argument("--shape", nargs="+", choices=list(IMAGES), default=list(SHAPES))
     parser.add_argument("--window", nargs="+", type=int, default=list(WINDOWS), help="of LNCC")

@@ -19,7 +19,7 @@ import usreg_kernels as uk
 from bench.cases import INPUTS
 from bench.measure import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.dispatch import machine_reasons
-from usreg_kernels.functional import FUNCTIONS
+from usreg_kernels.functional import LOSSES
 
 IMAGE = (1, 2, 11, 13, 35)  # odd sizes, rows that fill no tile
 FIELD = (1, 3, 11, 13, 35)
@@ -75,7 +75,7 @@ def step(call: Call, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The loss and its gradients, for an incoming gradient of 2."""
     leaves = [tensor.detach().requires_grad_(i < call.gradients) for i, tensor in enumerate(tensors)]
     mask = {"mask": leaves.pop()} if call.masked else {}
-    loss = FUNCTIONS[call.op](*leaves, **call.arguments, **mask)
+    loss = LOSSES[call.op](*leaves, **call.arguments, **mask)
     wanted = leaves[: call.gradients]
     return [loss.detach(), *(torch.autograd.grad(loss, wanted, torch.full_like(loss, 2.0)) if wanted else ())]
 

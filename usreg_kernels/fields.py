@@ -1,0 +1,125 @@
+"""The operations on images and displacement fields as functions: what they mean, and the checks of their arguments.
+
+Shapes are (B, C, D, H, W), or fewer spatial axes; axes and vector components are in the order z, y, x. Coordinates are
+voxel indices: the centre of the first voxel is 0, that of the last size - 1 (``align_corners=True`` in PyTorch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+
+from usreg_kernels import checks
+from usreg_kernels.ops.compose_ddf import OP as COMPOSE_DDF
+from usreg_kernels.ops.operator import loss_dtype
+from usreg_kernels.ops.warp import OP as WARP
+
+Interpolation = Literal["bilinear", "nearest"]
+PaddingMode = Literal["border", "zeros", "reflection"]
+
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
+
+
+def warp(
+    image: torch.Tensor,
+    ddf: torch.Tensor | None = None,
+    *,
+    affine: torch.Tensor | None = None,
+    size: Sequence[int] | None = None,
+    mode: Interpolation = "bilinear",
+    padding_mode: PaddingMode = "border",
+) -> torch.Tensor:
+    """Pull an image through a displacement field, an affine, or both: ``warped(x) = image(affine(x) + ddf(x))``.
+
+    A field of +2 everywhere in its first component shows, at each voxel, what lies two voxels further along the first
+    axis. Equal to ``torch.nn.functional.grid_sample`` with ``align_corners=True`` on the same coordinates, without a
+    tensor of coordinates.
+
+    Args:
+        image: (B, C, spatial...) with n = 1, 2 or 3 spatial dimensions of at least one voxel; any number of channels.
+        ddf: (B, n, output...), displacements in voxels of ``image``. Its spatial size is the output's.
+        affine: (B, n, n + 1) or (n, n + 1), from voxels of the output to voxels of ``image``: a matrix and, in the last
+            column, an offset. The identity where it is missing.
+        size: the spatial size of the output of an affine without a field; that of ``image`` where it is missing.
+        mode: ``"bilinear"`` (linear along each of the n axes), or ``"nearest"``, with no gradient to field and affine.
+        padding_mode: what lies outside the image: ``"border"`` repeats its edge, ``"zeros"``, or ``"reflection"`` about
+            the centres of the first and the last voxel.
+
+    Returns:
+        (B, C, output...): float64 where an input is float64, else float32, also for half precision. NaN where a
+        coordinate is NaN or infinite. Coordinates are float32 at least, whatever the dtypes and under autocast. The
+        gradient of the image has the same bits on every run. Where a coordinate is not finite, the gradient of the
+        field is NaN and the image gets none.
+
+    Raises:
+        TypeError: an input is not a floating-point tensor. Convert labels with ``.float()``.
+        ValueError: shapes or devices do not fit; neither field nor affine; an unknown name; an image without voxels.
+    """
+    checks.check_floating("image", image)
+    dims = checks.check_spatial("image", image)
+    if 0 in image.shape[2:]:
+        raise ValueError(f"image must have at least one voxel along every spatial axis, got {tuple(image.shape)}")
+    if ddf is None and affine is None:
+        raise ValueError("warp needs a ddf, an affine, or both; got neither")
+    output = list(image.shape[2:])
+    if ddf is not None:
+        checks.check_field("ddf", ddf)
+        checks.check_fits("ddf", ddf, (image.shape[0], dims, *ddf.shape[2:]), "(B, n, output...)", "image", image)
+        output = list(ddf.shape[2:])
+    if affine is not None:
+        affine = checks.check_affine(affine, image)
+    if size is not None:
+        output = checks.check_size(size, dims, None if ddf is None else output)
+    dtype = _common_dtype(image, ddf, affine)
+    return WARP(
+        image.to(dtype),
+        None if ddf is None else ddf.to(dtype),
+        None if affine is None else affine.to(loss_dtype(dtype)),
+        size=output,
+        mode=checks.check_choice("mode", mode, INTERPOLATIONS),
+        padding_mode=checks.check_choice("padding_mode", padding_mode, PADDING_MODES),
+    )
+
+
+def compose_ddf(outer: torch.Tensor, inner: torch.Tensor, *, padding_mode: PaddingMode = "border") -> torch.Tensor:
+    """The field of two warps in a row: ``inner(x) + outer(x + inner(x))``, as pull-back fields.
+
+    ``warp(image, compose_ddf(outer, inner))`` shows what ``warp(warp(image, outer), inner)`` does, with one
+    interpolation of the image.
+
+    Args:
+        outer: (B, n, spatial...) with n spatial axes, displacements in voxels, of the warp that comes first.
+        inner: of the warp that comes second; same shape and device.
+        padding_mode: what lies outside ``outer``: as for :func:`warp`.
+
+    Returns:
+        (B, n, spatial...): float64 where an input is float64, else float32. NaN where ``inner`` is NaN or infinite.
+
+    Raises:
+        TypeError: an input is not a floating-point tensor.
+        ValueError: shapes or devices differ; wrong number of components; an unknown name; fields without voxels.
+    """
+    checks.check_field("outer", outer, smallest=1)
+    checks.check_field("inner", inner)
+    checks.check_fits("inner", inner, tuple(outer.shape), "the shape of outer", "outer", outer)
+    dtype = _common_dtype(outer, inner)
+    padding_mode = checks.check_choice("padding_mode", padding_mode, PADDING_MODES)
+    return COMPOSE_DDF(outer.to(dtype), inner.to(dtype), padding_mode=padding_mode)
+
+
+def _common_dtype(first: torch.Tensor, *others: torch.Tensor | None) -> torch.dtype:
+    """The dtype that kernels get: the inputs' own if they agree; else float64 if one is float64, else float32.
+
+    An affine, which is small, may be wider than a half-precision image.
+    """
+    dtypes = {tensor.dtype for tensor in (first, *others) if tensor is not None}
+    if len(dtypes) == 1:
+        return first.dtype
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {WARP.name: warp, COMPOSE_DDF.name: compose_ddf}
+"""The function of each op, by the op's name."""

@@ -1,0 +1,13 @@
+"""Composition of two displacement fields."""
+
+from usreg_kernels.ops.compose_ddf import reference
+from usreg_kernels.ops.operator import Op
+
+OP = Op(
+    name="compose_ddf",
+    tensors=("Tensor outer", "Tensor inner"),
+    params="str padding_mode",
+    outputs_like=reference.composed_like,
+    reference=reference,
+    backends=(),
+)

@@ -1,0 +1,13 @@
+"""Warp of an image by a displacement field, an affine, or both."""
+
+from usreg_kernels.ops.operator import Op
+from usreg_kernels.ops.warp import reference
+
+OP = Op(
+    name="warp",
+    tensors=("Tensor image", "Tensor? ddf", "Tensor? affine"),
+    params="int[] size, str mode, str padding_mode",
+    outputs_like=reference.warped_like,
+    reference=reference,
+    backends=(),
+)
