@@ -1,6 +1,6 @@
 """Bending energy in Triton: one pass over the field for the loss, and one for the gradient. It saves nothing.
 
-The gradient gathers: each second derivative around a voxel is computed anew from values that the caches hold.
+The gradient gathers: each second derivative around a voxel is computed again from values that the caches hold.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import triton.language as tl
 
 from usreg_kernels.ops.bending_energy.reference import loss_shape
 from usreg_kernels.ops.fields import size_ratios
-from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
 from usreg_kernels.ops.triton_fields import (
-    extents,
+    Weights,
     grad_at,
+    gradient_of_one_field,
     lies_within,
     load_real,
     locate,
+    loss_of_one_field,
     map_index,
     of_component,
-    programs,
 )
-from usreg_kernels.ops.triton_reduction import finish
 
 BLOCK = 128  # voxels per program: one per thread, or the gradient would not fit the registers
 
@@ -162,8 +161,8 @@ def write_gradient(
     tl.store(gradient + first + index, pull.to(gradient.dtype.element_ty), mask=inside)
 
 
-def _weights(dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[list[float], int]:
-    """The kernels' weights of pairs of axes and of components; and the divisor of the sum."""
+def _weights(dvf: torch.Tensor, normalize: bool, reduction: str) -> Weights:
+    """The kernels' weights, of the pairs of axes and of the components."""
     missing = 5 - dvf.ndim
     sizes = [0.0] * missing + [float(size) if normalize else 1.0 for size in dvf.shape[2:]]
     pairs = []
@@ -173,42 +172,18 @@ def _weights(dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[list[f
             pairs.append((1.0 if first == second else 2.0 / 16.0) * (sizes[first] * sizes[second]) ** 2)
     own = [ratio**2 for ratio in size_ratios(dvf.shape, 1)] if normalize else [1.0] * (3 - missing)
     divisor = torch.Size([*dvf.shape[:2], *[size - 2 for size in dvf.shape[2:]]]).numel() if reduction == "mean" else 1
-    return pairs + own + [1.0] * missing, divisor
+    return Weights(pairs, divisor, own + [1.0] * missing)
 
 
 def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss."""
-    field, keep_map = dvf.contiguous(), params["reduction"] == "none"
-    loss = field.new_empty(loss_shape(dvf, **params), dtype=torch.float32)
-    if field.numel() == 0:
-        return loss.fill_(float("nan") if params["reduction"] == "mean" else 0.0), []
-    weights, divisor = _weights(dvf, **params)
-    pieces, count = programs(field, BLOCK)
-    partials = field.new_empty(0 if keep_map else count, dtype=torch.float32)
-    with device_guard(field):
-        sum_energies[(count,)](
-            field, loss, partials, pieces, *extents(field), *weights, DIMS=field.ndim - 2, KEEP_MAP=keep_map,
-            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
-        )  # fmt: skip
-        return loss if keep_map else finish(partials, divisor)[0], []
+    return loss_of_one_field(sum_energies, dvf, loss_shape(dvf, **params), _weights(dvf, **params), BLOCK=BLOCK), []
 
 
 def backward(
     grad_output: torch.Tensor, saved: list[torch.Tensor], dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
 ) -> list[torch.Tensor]:
-    """The gradient, from the field anew."""
+    """The gradient, from the field once more."""
     if not needs_grad[0]:
         return []
-    field = dvf.contiguous()
-    gradient = torch.empty_like(field)
-    if field.numel() == 0:
-        return [gradient]
-    weights, divisor = _weights(dvf, **params)
-    weights[:6] = [weight / divisor for weight in weights[:6]]
-    pieces, count = programs(field, BLOCK)
-    with device_guard(field):
-        write_gradient[(count,)](
-            grad_output.contiguous(), field, gradient, pieces, *extents(field), *weights, DIMS=field.ndim - 2,
-            HAS_MAP=params["reduction"] == "none", WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
-        )  # fmt: skip
-    return [gradient]
+    return [gradient_of_one_field(write_gradient, grad_output, dvf, _weights(dvf, **params), BLOCK=BLOCK)]

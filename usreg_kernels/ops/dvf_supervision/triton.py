@@ -1,6 +1,6 @@
 """Supervision of a displacement field in Triton: both terms from one read of the predicted field.
 
-One pass over the fields for the loss and one for the gradients. It saves nothing, as its terms alone save nothing.
+One pass over the fields for the loss and one for the gradients. It saves nothing, and neither do its terms.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import triton.language as tl
 
 from usreg_kernels.ops.dvf_supervision.reference import smoothness_params
 from usreg_kernels.ops.gradient_smoothness.triton import kernel_weights, penalty_along, pull_along
-from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
-from usreg_kernels.ops.triton_fields import extents, load_real, locate, programs
-from usreg_kernels.ops.triton_reduction import finish
+from usreg_kernels.ops.triton_fields import Weights, add_up, gradient_weights, load_real, locate, write
 
 BLOCK = 512  # voxels per program
 
@@ -68,12 +66,10 @@ def write_gradients(
         tl.store(gt_grad + first + index, (-scale * slope).to(gt_grad.dtype.element_ty), mask=inside)
 
 
-def _weights(
-    field: torch.Tensor, mse_weight: float, smooth_weight: float, spacing: list[float] | None
-) -> tuple[list[float], int]:
-    """The kernels' weights, of the error and of the axes; and the divisor of the sum."""
-    weights, divisor = kernel_weights(field, **smoothness_params(spacing))
-    return [mse_weight, *[smooth_weight * weight for weight in weights[:3]]], divisor
+def _weights(field: torch.Tensor, mse_weight: float, smooth_weight: float, spacing: list[float] | None) -> Weights:
+    """The kernels' weights, of the error and of the axes."""
+    axes = kernel_weights(field, **smoothness_params(spacing)).terms
+    return Weights([mse_weight, *[smooth_weight * weight for weight in axes]], field.numel())
 
 
 def forward(
@@ -81,17 +77,7 @@ def forward(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss."""
     pred, gt = pred_dvf.contiguous(), gt_dvf.contiguous()
-    if pred.numel() == 0:
-        return pred.new_full((), float("nan"), dtype=torch.float32), []
-    weights, divisor = _weights(pred, **params)
-    pieces, count = programs(pred, BLOCK)
-    partials = pred.new_empty(count, dtype=torch.float32)
-    with device_guard(pred):
-        sum_terms[(count,)](
-            pred, gt, partials, pieces, *extents(pred), *weights, DIMS=pred.ndim - 2,
-            WIDE=pred[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
-        )  # fmt: skip
-        return finish(partials, divisor)[0], []
+    return add_up(sum_terms, [pred, gt], pred, _weights(pred, **params), BLOCK=BLOCK), []
 
 
 def backward(
@@ -106,15 +92,7 @@ def backward(
     """One pass over both fields for either gradient or both."""
     pred, gt = pred_dvf.contiguous(), gt_dvf.contiguous()
     gradients = [torch.empty_like(pred) if needed else None for needed in needs_grad]
-    found = [gradient for gradient in gradients if gradient is not None]
-    if not found or pred.numel() == 0:
-        return found
-    weights, divisor = _weights(pred, **params)
-    pieces, count = programs(pred, BLOCK)
-    with device_guard(pred):
-        write_gradients[(count,)](
-            grad_output, pred, gt, *gradients, pieces, *extents(pred), *[weight / divisor for weight in weights],
-            PRED=needs_grad[0], GT=needs_grad[1], DIMS=pred.ndim - 2, WIDE=pred[0, 0].numel() >= 2**31, BLOCK=BLOCK,
-            **OPTIONS,
-        )  # fmt: skip
-    return found
+    if any(needs_grad):
+        weights, (to_pred, to_gt) = gradient_weights(_weights(pred, **params)), needs_grad
+        write(write_gradients, [grad_output, pred, gt, *gradients], pred, weights, PRED=to_pred, GT=to_gt, BLOCK=BLOCK)
+    return [gradient for gradient in gradients if gradient is not None]

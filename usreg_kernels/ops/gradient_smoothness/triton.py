@@ -13,18 +13,17 @@ import triton.language as tl
 
 from usreg_kernels.ops.fields import size_ratios
 from usreg_kernels.ops.gradient_smoothness.reference import loss_shape
-from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
 from usreg_kernels.ops.triton_fields import (
-    extents,
+    Weights,
     grad_at,
+    gradient_of_one_field,
     lies_within,
     load_real,
     locate,
+    loss_of_one_field,
     map_index,
     of_component,
-    programs,
 )
-from usreg_kernels.ops.triton_reduction import finish
 
 BLOCK = 512  # voxels per program
 
@@ -144,8 +143,8 @@ def write_gradient(
 
 def kernel_weights(
     dvf: torch.Tensor, penalty: str, scheme: str, spacing: list[float] | None, normalize: bool, reduction: str
-) -> tuple[list[float], int]:
-    """The kernels' weights, of the axes and of the components; and the divisor of the sum."""
+) -> Weights:
+    """The kernels' weights, of the axes and of the components."""
     sizes = list(dvf.shape[2:])
     power = 2 if penalty == "l2" else 1
     central = scheme == "central"
@@ -157,47 +156,27 @@ def kernel_weights(
         axes.append(share * scale**power)
     own = [ratio**power for ratio in size_ratios(dvf.shape, 1)] if normalize else [1.0] * len(sizes)
     divisor = 1
-    if reduction == "mean":
+    if reduction == "mean" and (central or max(sizes) > 1):  # without differences, the loss of no voxels is 0 as well
         divisor = torch.Size([*dvf.shape[:2], *[size - 2 * central for size in sizes]]).numel()
-    return [0.0] * (3 - len(sizes)) + axes + own + [1.0] * (3 - len(sizes)), divisor
+    missing = 3 - len(sizes)
+    return Weights([0.0] * missing + axes, divisor, own + [1.0] * missing)
+
+
+def _constants(penalty: str, scheme: str, **others: Any) -> dict[str, Any]:
+    return {"CENTRAL": scheme == "central", "L1": penalty == "l1", "BLOCK": BLOCK}
 
 
 def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss."""
-    field, keep_map = dvf.contiguous(), params["reduction"] == "none"
-    loss = field.new_empty(loss_shape(dvf, **params), dtype=torch.float32)
-    weights, divisor = kernel_weights(dvf, **params)
-    if field.numel() == 0:
-        differences = params["scheme"] == "central" or max(dvf.shape[2:]) > 1
-        return loss.fill_(float("nan") if params["reduction"] == "mean" and differences else 0.0), []
-    pieces, count = programs(field, BLOCK)
-    partials = field.new_empty(0 if keep_map else count, dtype=torch.float32)
-    with device_guard(field):
-        sum_penalties[(count,)](
-            field, loss, partials, pieces, *extents(field), *weights, DIMS=field.ndim - 2,
-            CENTRAL=params["scheme"] == "central", L1=params["penalty"] == "l1", KEEP_MAP=keep_map,
-            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
-        )  # fmt: skip
-        return loss if keep_map else finish(partials, divisor)[0], []
+    shape, weights = loss_shape(dvf, **params), kernel_weights(dvf, **params)
+    return loss_of_one_field(sum_penalties, dvf, shape, weights, **_constants(**params)), []
 
 
 def backward(
     grad_output: torch.Tensor, saved: list[torch.Tensor], dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
 ) -> list[torch.Tensor]:
-    """The gradient, from the field anew."""
+    """The gradient, from the field once more."""
     if not needs_grad[0]:
         return []
-    field = dvf.contiguous()
-    gradient = torch.empty_like(field)
-    if field.numel() == 0:
-        return [gradient]
-    weights, divisor = kernel_weights(dvf, **params)
-    weights[:3] = [weight / divisor for weight in weights[:3]]
-    pieces, count = programs(field, BLOCK)
-    with device_guard(field):
-        write_gradient[(count,)](
-            grad_output.contiguous(), field, gradient, pieces, *extents(field), *weights, DIMS=field.ndim - 2,
-            CENTRAL=params["scheme"] == "central", L1=params["penalty"] == "l1", HAS_MAP=params["reduction"] == "none",
-            WIDE=field[0, 0].numel() >= 2**31, BLOCK=BLOCK, **OPTIONS,
-        )  # fmt: skip
-    return [gradient]
+    weights = kernel_weights(dvf, **params)
+    return [gradient_of_one_field(write_gradient, grad_output, dvf, weights, **_constants(**params))]
