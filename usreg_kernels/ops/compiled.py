@@ -41,6 +41,48 @@ class CompiledBackend(Backend):
         return f"it runs on {self.device_type} tensors, and these are on {device}"
 
 
+class StatelessBackend(CompiledBackend):
+    """A backend whose forward saves nothing: backward reads the inputs once more.
+
+    A subclass turns an op's parameters into the arguments of ``<op>_native_forward(*tensors, *arguments)`` and
+    ``<op>_native_backward(grad_output, *tensors, *arguments)``. With several tensors, a flag for each follows, which
+    says whether its gradient is needed, and the operator returns a gradient or None for each.
+
+    Attributes:
+        op: the op's name.
+    """
+
+    op: str
+
+    def arguments(self, *tensors: Any, **params: Any) -> tuple[Any, ...]:
+        """The operators' arguments that are no tensors."""
+        raise NotImplementedError
+
+    def forward(
+        self, *tensors: torch.Tensor, needs_grad: list[bool], **params: Any
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss, from one pass over the tensors."""
+        kernel = getattr(self.kernels, f"{self.op}_native_forward")
+        return kernel(*tensors, *self.arguments(*tensors, **params)), []
+
+    def backward(
+        self,
+        grad_output: torch.Tensor,
+        saved: list[torch.Tensor],
+        *tensors: torch.Tensor,
+        needs_grad: list[bool],
+        may_overwrite: bool = False,
+        **params: Any,
+    ) -> list[torch.Tensor]:
+        """The gradients that are needed, from one pass over the tensors."""
+        if not any(needs_grad):
+            return []
+        flags = needs_grad if len(tensors) > 1 else []
+        kernel = getattr(self.kernels, f"{self.op}_native_backward")
+        gradients = kernel(grad_output, *tensors, *self.arguments(*tensors, **params), *flags)
+        return only_needed(gradients, needs_grad) if flags else [gradients]
+
+
 def only_needed(gradients: tuple[torch.Tensor | None, ...], needs_grad: list[bool]) -> list[torch.Tensor]:
     """The gradients that were asked for; a library returns None for the others."""
     return [gradient for gradient, needed in zip(gradients, needs_grad, strict=True) if needed and gradient is not None]

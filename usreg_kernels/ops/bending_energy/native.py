@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from usreg_kernels.ops.bending_energy.reference import axis_pairs, pair_scale
-from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend
+from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend
 from usreg_kernels.ops.operator import LIBRARY
 
 LIBRARY.define("bending_energy_native_forward(Tensor dvf, float[] scales, int reduction) -> Tensor")
@@ -27,31 +27,11 @@ def _scales(shape: torch.Size, normalize: bool) -> list[float]:
     return [scale for component in zip(*by_pair, strict=True) for scale in component]
 
 
-def _arguments(dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[Any, ...]:
-    """The operators' arguments that are no tensors."""
-    return _scales(dvf.shape, normalize), REDUCTION_CODES[reduction]
+class Native(StatelessBackend):
+    """One pass over the field each way."""
 
+    op = "bending_energy"
 
-class Native(CompiledBackend):
-    """One pass over the field each way; nothing is saved."""
-
-    def forward(
-        self, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The loss."""
-        return self.kernels.bending_energy_native_forward(dvf, *_arguments(dvf, **params)), []
-
-    def backward(
-        self,
-        grad_output: torch.Tensor,
-        saved: list[torch.Tensor],
-        dvf: torch.Tensor,
-        *,
-        needs_grad: list[bool],
-        may_overwrite: bool = False,
-        **params: Any,
-    ) -> list[torch.Tensor]:
-        """The gradient, from the field once more."""
-        if not needs_grad[0]:
-            return []
-        return [self.kernels.bending_energy_native_backward(grad_output, dvf, *_arguments(dvf, **params))]
+    def arguments(self, dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[Any, ...]:
+        """What multiplies each difference, and the reduction."""
+        return _scales(dvf.shape, normalize), REDUCTION_CODES[reduction]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.compiled import CompiledBackend, only_needed
+from usreg_kernels.ops.compiled import StatelessBackend
 from usreg_kernels.ops.gradient_smoothness.native import scales
 from usreg_kernels.ops.operator import LIBRARY
 
@@ -18,35 +18,18 @@ LIBRARY.define(
 )
 
 
-def _arguments(
-    pred_dvf: torch.Tensor, mse_weight: float, smooth_weight: float, spacing: list[float] | None
-) -> tuple[Any, ...]:
-    """The operators' arguments that are no tensors, but for the flags."""
-    return mse_weight, smooth_weight, scales(pred_dvf.shape, None if spacing is None else tuple(spacing), False)
+class Cpu(StatelessBackend):
+    """One pass over both fields each way."""
 
+    op = "dvf_supervision"
 
-class Cpu(CompiledBackend):
-    """One pass over both fields each way; nothing is saved."""
-
-    def forward(
-        self, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The loss."""
-        return self.kernels.dvf_supervision_native_forward(pred_dvf, gt_dvf, *_arguments(pred_dvf, **params)), []
-
-    def backward(
+    def arguments(
         self,
-        grad_output: torch.Tensor,
-        saved: list[torch.Tensor],
         pred_dvf: torch.Tensor,
         gt_dvf: torch.Tensor,
-        *,
-        needs_grad: list[bool],
-        may_overwrite: bool = False,
-        **params: Any,
-    ) -> list[torch.Tensor]:
-        """Either gradient or both."""
-        gradients = self.kernels.dvf_supervision_native_backward(
-            grad_output, pred_dvf, gt_dvf, *_arguments(pred_dvf, **params), *needs_grad
-        )
-        return only_needed(gradients, needs_grad)
+        mse_weight: float,
+        smooth_weight: float,
+        spacing: list[float] | None,
+    ) -> tuple[Any, ...]:
+        """The weights of the terms, and what multiplies the differences."""
+        return mse_weight, smooth_weight, scales(pred_dvf.shape, None if spacing is None else tuple(spacing), False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend
+from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend
 from usreg_kernels.ops.gradient_smoothness.reference import axis_scale
 from usreg_kernels.ops.operator import LIBRARY
 
@@ -26,34 +26,14 @@ def scales(shape: torch.Size, spacing: tuple[float, ...] | None, normalize: bool
     return [scale for component in zip(*by_axis, strict=True) for scale in component]
 
 
-def _arguments(
-    dvf: torch.Tensor, penalty: str, scheme: str, spacing: list[float] | None, normalize: bool, reduction: str
-) -> tuple[Any, ...]:
-    """The operators' arguments that are no tensors."""
-    found = scales(dvf.shape, None if spacing is None else tuple(spacing), normalize)
-    return penalty == "l1", scheme == "central", found, REDUCTION_CODES[reduction]
+class Native(StatelessBackend):
+    """One pass over the field each way."""
 
+    op = "gradient_smoothness"
 
-class Native(CompiledBackend):
-    """One pass over the field each way; nothing is saved."""
-
-    def forward(
-        self, dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The loss."""
-        return self.kernels.gradient_smoothness_native_forward(dvf, *_arguments(dvf, **params)), []
-
-    def backward(
-        self,
-        grad_output: torch.Tensor,
-        saved: list[torch.Tensor],
-        dvf: torch.Tensor,
-        *,
-        needs_grad: list[bool],
-        may_overwrite: bool = False,
-        **params: Any,
-    ) -> list[torch.Tensor]:
-        """The gradient, from the field once more."""
-        if not needs_grad[0]:
-            return []
-        return [self.kernels.gradient_smoothness_native_backward(grad_output, dvf, *_arguments(dvf, **params))]
+    def arguments(
+        self, dvf: torch.Tensor, penalty: str, scheme: str, spacing: list[float] | None, normalize: bool, reduction: str
+    ) -> tuple[Any, ...]:
+        """The choices of the loss, and what multiplies its differences."""
+        found = scales(dvf.shape, None if spacing is None else tuple(spacing), normalize)
+        return penalty == "l1", scheme == "central", found, REDUCTION_CODES[reduction]
