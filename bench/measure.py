@@ -17,8 +17,6 @@ from bench.contenders import REFERENCE, Absent, Contender, third_party_warnings_
 from bench.failures import Failure, attempt
 from bench.gpu import DeviceLost, Run
 from bench.memory import peak_extra_bytes
-from bench.outcomes import GRADIENT_TOLERANCE as GRADIENT_TOLERANCE
-from bench.outcomes import LOSS_TOLERANCE as LOSS_TOLERANCE
 from bench.outcomes import Error, Measured, NotMeasured, Outcome
 from bench.steps import Oracle, error_of, graph_step, reference, step
 from bench.timing import OnGpu, interleave, on_gpu, turn_length
@@ -215,7 +213,7 @@ def _time(case: Case, ready: dict[str, tuple[Contender, _Ready]], plan: Plan, ou
         if name in failures:
             outcomes[name] = _not_measured(contender, failures[name])
             continue
-        exact = found.trial.error.within_tolerance(case.dtype)
+        exact = found.trial.error.within_tolerance(case.dtype, contender.ours)
         outcomes[name] = Measured(
             times=times[name],
             error=found.trial.error,

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.timing import OnGpu, Times
-
-LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
-GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""Relative errors above which a result counts as inexact; a gradient is rounded to its input's dtype."""
+from tools import tolerances
 
 
 @dataclass(frozen=True)
@@ -20,11 +17,12 @@ class Error:
     loss: float
     gradient: float | None
 
-    def within_tolerance(self, dtype: torch.dtype) -> bool:
-        """Whether the result counts as exact for inputs of this dtype; NaN does not."""
-        return self.loss <= LOSS_TOLERANCE[dtype] and (
-            self.gradient is None or self.gradient <= GRADIENT_TOLERANCE[dtype]
-        )
+    def within_tolerance(self, dtype: torch.dtype, ours: bool) -> bool:
+        """Whether the result counts as exact for inputs of this dtype; NaN does not. More is asked of ours."""
+        loss, gradient = tolerances.LOSS_TOLERANCE, tolerances.GRADIENT_TOLERANCE
+        if not ours:
+            loss, gradient = tolerances.OTHERS_LOSS_TOLERANCE, tolerances.OTHERS_GRADIENT_TOLERANCE
+        return self.loss <= loss[dtype] and (self.gradient is None or self.gradient <= gradient[dtype])
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def overheads(plan: Plan, backward: bool) -> Overheads:
             times=time,
             backend=None if name == YARDSTICK else uk.explain(name, *inputs[name]).chosen,
             error=error,
-            wrong=error is not None and not error.within_tolerance(torch.float32),
+            wrong=error is not None and not error.within_tolerance(torch.float32, ours=True),
             on_gpu=_on_gpu(name, runs[name], graph_step(losses[name], *inputs[name]), plan.device),
         )
     return found

@@ -13,10 +13,10 @@ import usreg_kernels as uk
 from bench.cases import IMAGES, WINDOW, Case, Loss, make_inputs
 from bench.failures import Failure, attempt
 from bench.measure import Plan
-from bench.outcomes import LOSS_TOLERANCE
 from bench.recording import record
 from bench.steps import step
 from bench.timing import Times, interleave
+from tools.tolerances import LOSS_TOLERANCE
 
 BASE = "window 9, float32, gradient of one image"
 

@@ -1,13 +1,8 @@
-"""How the kernel tests compare: one tolerance table per dtype, and vectors rather than elements."""
+"""How the kernel tests compare: vectors rather than elements. The tolerances are those of :mod:`tools.tolerances`."""
 
 from __future__ import annotations
 
 import torch
-
-# Relative errors (L2 norm of the difference over that of the oracle) against the float64 reference. A loss is at least
-# float32; a gradient has the dtype of its input.
-LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-6, torch.bfloat16: 1e-6}
-GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 
 import usreg_kernels as uk
 from bench.hard_data import PAIRS
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 
 SHAPE = (1, 1, 20, 18, 34)
 

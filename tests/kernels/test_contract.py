@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from kernels.cases import CASES, DTYPES, FUNCTIONS, ONE_CASE_PER_OP, Case, takes, widest, with_backends
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import usreg_kernels as uk
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels import dispatch
 from usreg_kernels.ops import eager
 from usreg_kernels.ops.lncc.cpu import Cpu

@@ -15,11 +15,12 @@ from kernels import cuda_emulation
 from kernels import test_contract as contract
 from kernels import test_random_cases as random_cases
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 from kernels.cuda_on_cpu import build
 from kernels.lncc_features import FEATURES, Feature, kernel
 
 import usreg_kernels as uk
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels import dispatch
 from usreg_kernels.functional import LOSSES
 
@@ -27,7 +28,6 @@ pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="needs a C++ comp
 
 WRITTEN = [case for case in CASES if "cuda" in dispatch._backends[case.op]]
 ONE_WRITTEN = [case for case in ONE_CASE_PER_OP if "cuda" in dispatch._backends[case.op]]
-MAP_TOLERANCE = 3e-6  # of a value of the loss map, from float32 sums; they average out in a mean
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_lncc_feature(feature: Feature) -> None:
         loss, *gradients = feature.loss_and_gradients(tensors)
     with uk.use_backend("reference"):
         expected, *wanted = feature.loss_and_gradients([tensor.double() for tensor in tensors])
-    tolerance = MAP_TOLERANCE if loss.ndim and loss.dtype != torch.float64 else LOSS_TOLERANCE[feature.dtype]
+    tolerance = (MAP_TOLERANCE if loss.ndim else LOSS_TOLERANCE)[feature.dtype]
     assert_close(loss, expected, tolerance)
     for gradient, oracle in zip(gradients, wanted, strict=True):
         assert gradient.dtype == feature.dtype
@@ -210,8 +210,7 @@ def test_field_voxels_that_are_not_finite_spread_as_far_as_differences(
 def test_random_calls(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_cases, "CASES", 300)
     if op == "lncc":  # the mean of a few voxels is no better than a voxel
-        tolerances = {dtype: max(MAP_TOLERANCE, LOSS_TOLERANCE[dtype]) for dtype in DTYPES if dtype != torch.float64}
-        monkeypatch.setattr(random_cases, "LOSS_TOLERANCE", {**LOSS_TOLERANCE, **tolerances})
+        monkeypatch.setattr(random_cases, "LOSS_TOLERANCE", MAP_TOLERANCE)
     random_cases.test_random_calls(op, "cuda")
 
 

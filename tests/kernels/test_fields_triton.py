@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from kernels.cases import FUNCTIONS
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 
 import usreg_kernels as uk
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.ops.triton_backend import INTERPRETED
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; on a GPU, see test_gpu.py")

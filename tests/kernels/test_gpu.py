@@ -20,10 +20,11 @@ from math import prod
 import pytest
 import torch
 from kernels.cases import CASES, DTYPES, FUNCTIONS, ONE_CASE_PER_OP, Case, takes
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 from kernels.lncc_features import FEATURES, Feature
 
 import usreg_kernels as uk
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels.ops.triton_backend import INTERPRETED
 
 STAND_IN = os.environ.get("USREG_TEST_GPU") == "cpu" and INTERPRETED
@@ -45,7 +46,6 @@ EVERY_OP = pytest.mark.parametrize(
 )
 LNCC_BACKENDS = pytest.mark.parametrize("backend", [name for op, name in ON_GPU if op == "lncc"])
 NEEDS_A_DRIVER = pytest.mark.skipif(STAND_IN, reason="needs a GPU's driver, for which nothing stands in")
-MAP_TOLERANCE = 3e-6  # of a value of a loss map, from float32 sums
 
 
 def _step(case: Case, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -78,7 +78,7 @@ def test_agrees_with_the_cpu(case: Case, backend: str, dtype: torch.dtype) -> No
         loss, *gradients = _step(case, [tensor.to(DEVICE) for tensor in tensors])
     expected, *wanted = _step(case, [tensor.double() for tensor in tensors])
     narrow = case.op == "lncc" and case.dims == 1 and "kernel_size" not in case.arguments  # windows of three voxels
-    losses, slopes = (1e-4, 1e-3) if narrow else (MAP_TOLERANCE if loss.ndim else 0.0, 0.0)
+    losses, slopes = (1e-4, 1e-3) if narrow else (MAP_TOLERANCE[dtype] if loss.ndim else 0.0, 0.0)
     assert_close(loss.cpu(), expected, max(LOSS_TOLERANCE[dtype], losses))
     for gradient, oracle in zip(gradients, wanted, strict=True):
         assert gradient.dtype == dtype
@@ -92,7 +92,7 @@ def test_lncc_feature(feature: Feature, backend: str) -> None:
     with uk.use_backend(backend), feature.pinned() if backend == "triton" else nullcontext():
         loss, *gradients = feature.loss_and_gradients([tensor.to(DEVICE) for tensor in tensors])
     expected, *wanted = feature.loss_and_gradients([tensor.double() for tensor in tensors])
-    assert_close(loss.cpu(), expected, MAP_TOLERANCE if loss.ndim else LOSS_TOLERANCE[feature.dtype])
+    assert_close(loss.cpu(), expected, (MAP_TOLERANCE if loss.ndim else LOSS_TOLERANCE)[feature.dtype])
     for gradient, oracle in zip(gradients, wanted, strict=True):
         assert_close(gradient.cpu(), oracle, GRADIENT_TOLERANCE[feature.dtype], floor=1e-6)
 

@@ -9,17 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 from kernels.lncc_features import FEATURES, Feature
 
 import usreg_kernels as uk
 from bench.hard_data import PAIRS
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels.ops.lncc import triton_plan, triton_tuning
 from usreg_kernels.ops.lncc.triton_plan import Tile
 from usreg_kernels.ops.triton_backend import INTERPRETED
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; on a GPU, see test_gpu.py")
-MAP_TOLERANCE = 3e-6  # of a value of the loss map, from float32 sums; they average out in a mean
 
 
 @interpreted
@@ -30,7 +30,7 @@ def test_feature(feature: Feature) -> None:
         loss, *gradients = feature.loss_and_gradients(tensors)
     with uk.use_backend("reference"):
         expected, *wanted = feature.loss_and_gradients([tensor.double() for tensor in tensors])
-    assert_close(loss, expected, MAP_TOLERANCE if loss.ndim else LOSS_TOLERANCE[feature.dtype])
+    assert_close(loss, expected, (MAP_TOLERANCE if loss.ndim else LOSS_TOLERANCE)[feature.dtype])
     for gradient, oracle in zip(gradients, wanted, strict=True):
         assert gradient.dtype == feature.dtype
         assert_close(gradient, oracle, GRADIENT_TOLERANCE[feature.dtype], floor=1e-6)
@@ -52,7 +52,7 @@ def test_hard_data(data: str, window: int) -> None:
         loss, gradient = loss_and_gradient(pred, target)
     with uk.use_backend("reference"):
         expected, wanted = loss_and_gradient(pred.double(), target.double())
-    assert_close(loss, expected, MAP_TOLERANCE)
+    assert_close(loss, expected, MAP_TOLERANCE[torch.float32])
     assert_close(gradient, wanted, 3e-4)  # what float32 holds of a faint edge of the ball
 
 

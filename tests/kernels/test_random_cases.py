@@ -13,9 +13,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels.cases import DTYPES
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 
 import usreg_kernels as uk
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.functional import LOSSES
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))

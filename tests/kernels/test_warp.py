@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernels.cases import SPATIAL, Case, widest, with_backends
-from kernels.compare import GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
+from kernels.compare import assert_close
 
 import usreg_kernels as uk
+from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.fields import INTERPOLATIONS, PADDING_MODES
 
 IMAGE_SIZE = (5, 9, 17)  # a power of two plus one: grid_sample's units hold voxel centres exactly
