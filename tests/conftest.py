@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is ins
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported
 
-OWN = {"bench", "kernels", "tools", "usreg", "usreg_kernels"}
+OWN = {"bench", "gpu_tools", "kernels", "tools", "usreg", "usreg_kernels"}
 """Packages of this repository, which are never missing."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from kernels import cuda_emulation
-from kernels import test_contract as contract
+from kernels import test_backends as backends
 from kernels import test_random_cases as random_cases
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
 from kernels.compare import assert_close
@@ -47,13 +47,13 @@ def cuda_on_cpu() -> Iterator[None]:
 @pytest.mark.parametrize("case", WRITTEN, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_agrees_with_the_float64_reference(case: Case, dtype: torch.dtype) -> None:
-    contract.test_backend_agrees_with_the_float64_reference(case, "cuda", dtype)
+    backends.test_backend_agrees_with_the_float64_reference(case, "cuda", dtype)
 
 
 @pytest.mark.parametrize("case", WRITTEN, ids=str)
 @pytest.mark.parametrize("name", ["opcheck", "gradcheck", "gradgradcheck"])
-def test_contract(case: Case, name: str) -> None:
-    getattr(contract, f"test_{name}")(case, "cuda")
+def test_every_case(case: Case, name: str) -> None:
+    getattr(backends, f"test_{name}")(case, "cuda")
 
 
 @pytest.mark.parametrize("case", ONE_WRITTEN, ids=str)
@@ -71,20 +71,20 @@ def test_contract(case: Case, name: str) -> None:
         "integers_are_refused",
     ],
 )
-def test_contract_of_an_op(case: Case, name: str) -> None:
-    getattr(contract, f"test_{name}")(case, "cuda")
+def test_every_op(case: Case, name: str) -> None:
+    getattr(backends, f"test_{name}")(case, "cuda")
 
 
 @pytest.mark.parametrize("case", ONE_WRITTEN, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_gradients_survive_a_grad_scaler(case: Case, dtype: torch.dtype) -> None:
-    contract.test_half_gradients_survive_a_grad_scaler(case, "cuda", dtype)
+    backends.test_half_gradients_survive_a_grad_scaler(case, "cuda", dtype)
 
 
 @pytest.mark.parametrize("case", ONE_WRITTEN, ids=str)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nan_and_inf_are_never_hidden(case: Case, bad: float) -> None:
-    contract.test_nan_and_inf_are_never_hidden(case, "cuda", bad)
+    backends.test_nan_and_inf_are_never_hidden(case, "cuda", bad)
 
 
 # ---- LNCC: every branch of the two ways to compute it ----------------------------------------------------------------
