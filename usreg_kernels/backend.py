@@ -24,7 +24,7 @@ class Backend:
 
     Attributes:
         name: one of :data:`BACKEND_NAMES`.
-        overwrites_saved: whether :meth:`backward` makes use of the permission to overwrite what was saved.
+        overwrites_saved: whether :meth:`backward` takes ``may_overwrite``, and overwrites what was saved if it may.
     """
 
     name: BackendName
@@ -45,7 +45,7 @@ class Backend:
         raise NotImplementedError
 
     def backward(self, *tensors: Any, **arguments: Any) -> list[torch.Tensor]:
-        """``backward(grad_output, saved, *tensors, needs_grad, may_overwrite=False, **params)``: the gradients.
+        """``backward(grad_output, saved, *tensors, needs_grad, **params)``: the gradients.
 
         One contiguous gradient per flag that is set, in its tensor's dtype.
 
@@ -54,7 +54,8 @@ class Backend:
             saved: what forward saved.
             tensors, params: as in :meth:`forward`.
             needs_grad: as in :meth:`forward`, or fewer of them.
-            may_overwrite: nobody else will read ``saved``: it may be overwritten, and returned as a gradient.
+            may_overwrite: False by default, and given only where :attr:`overwrites_saved` is set. True: nobody else
+                will read ``saved``, which may be overwritten and returned as gradients.
         """
         raise NotImplementedError
 

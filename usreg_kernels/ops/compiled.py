@@ -71,7 +71,6 @@ class StatelessBackend(CompiledBackend):
         saved: list[torch.Tensor],
         *tensors: torch.Tensor,
         needs_grad: list[bool],
-        may_overwrite: bool = False,
         **params: Any,
     ) -> list[torch.Tensor]:
         """The gradients that are needed, from one pass over the tensors."""

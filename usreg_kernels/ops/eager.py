@@ -126,8 +126,10 @@ class Step(torch.autograd.Function):
         elif torch.is_grad_enabled() or not nobody_looks_on(grads):  # recorded, for a second derivative
             found = op.backward_operator(*grads, saved, *tensors, **arguments, backend=backend.name)
         else:
-            if backend.overwrites_saved and saved:
-                ctx.owned = None
-            found = backend.backward(grad_output, saved, *tensors, **arguments, may_overwrite=backend.overwrites_saved)
+            if backend.overwrites_saved:
+                arguments["may_overwrite"] = True
+                if saved:
+                    ctx.owned = None
+            found = backend.backward(grad_output, saved, *tensors, **arguments)
         gradients = iter(found)
         return (None, *(next(gradients) if flag else None for flag in flags))

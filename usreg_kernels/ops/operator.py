@@ -54,9 +54,7 @@ class ReferenceBackend(Backend):
         """Nothing is saved."""
         return self.module.forward(*tensors, **params), []
 
-    def backward(
-        self, grad_output: Any, saved: list[torch.Tensor], *tensors: Any, may_overwrite: bool = False, **params: Any
-    ) -> list[torch.Tensor]:
+    def backward(self, grad_output: Any, saved: list[torch.Tensor], *tensors: Any, **params: Any) -> list[torch.Tensor]:
         """The exact gradients, by their formula."""
         return [gradient.contiguous() for gradient in self.module.backward(grad_output, *tensors, **params)]
 

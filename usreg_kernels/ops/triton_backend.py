@@ -58,7 +58,7 @@ class TritonBackend(Backend):
         """See :class:`Backend`."""
         return self.module.forward(*tensors, **arguments)
 
-    def backward(self, *arguments: Any, may_overwrite: bool = False, **params: Any) -> list[torch.Tensor]:
+    def backward(self, *arguments: Any, **params: Any) -> list[torch.Tensor]:
         """See :class:`Backend`."""
         return self.module.backward(*arguments, **params)
 

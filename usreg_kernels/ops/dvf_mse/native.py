@@ -49,7 +49,6 @@ class Native(CompiledBackend):
         *tensors: torch.Tensor | None,
         needs_grad: list[bool],
         reduction: str,
-        may_overwrite: bool = False,
     ) -> list[torch.Tensor]:
         """Either gradient or both."""
         gradients = self.kernels.dvf_mse_native_backward(

@@ -54,7 +54,6 @@ class Cuda(Backend):
         mse_weight: float,
         smooth_weight: float,
         spacing: list[float] | None,
-        may_overwrite: bool = False,
     ) -> list[torch.Tensor]:
         """The sum of the terms' gradients, in float32 or wider, so that it is rounded once."""
         mse, smoothness = _terms()
