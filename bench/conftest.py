@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bench.contenders import Contender, absent, contenders
 from bench.gpu import DeviceLost, survive
 from bench.measure import Plan, Session, compare, streamed_bytes
 from bench.outcomes import Measured, NotMeasured, Outcome
-from bench.recording import CLOCK, on_gpu, processor, record
+from bench.recording import CLOCK, identity, on_gpu, processor, record
 from usreg_kernels.functional import LOSSES
 
 Outcomes = dict[str, Outcome]
@@ -99,9 +99,16 @@ def session() -> Session:
 
 
 @pytest.fixture(scope="session")
-def compared() -> dict[Case, Outcomes]:
-    """The comparisons so far."""
-    return {}
+def once() -> Callable[[object, Callable[[], Any]], Any]:
+    """``once(key, make)``: what ``make()`` returned the first time. The first of several tests measures for all."""
+    found: dict[object, Any] = {}
+
+    def get(key: object, make: Callable[[], Any]) -> Any:
+        if key not in found:
+            found[key] = make()
+        return found[key]
+
+    return get
 
 
 @pytest.fixture(autouse=True)
@@ -122,23 +129,24 @@ def show_speed(
     pytestconfig: pytest.Config,
     plan: Plan,
     session: Session,
-    compared: dict[Case, Outcomes],
+    once: Callable[..., Any],
     benchmark: Any,
 ) -> Any:
     """Reports a contender's part in a comparison, which its first contender runs for all."""
 
+    def measure(case: Case) -> Outcomes:
+        outcomes = compare(case, _contenders(pytestconfig, case), plan, session)
+        pytestconfig.stash.setdefault(ABSENT, []).extend(_absent(case, outcomes, plan))
+        return outcomes
+
     def show(case: Case, contender: Contender) -> None:
-        if case not in compared:
-            compared[case] = compare(case, _contenders(pytestconfig, case), plan, session)
-            pytestconfig.stash.setdefault(ABSENT, []).extend(_absent(case, compared[case], plan))
-        outcome = compared[case][contender.name]
+        outcome = once(case, lambda: measure(case))[contender.name]
         if isinstance(outcome, NotMeasured):
             if outcome.is_fault:
                 pytest.fail(f"{contender.name}: {outcome.reason}", pytrace=False)
             pytest.skip(f"{contender.name}: {outcome.reason}")
-        record(benchmark, f"{case.op} {case.name}", outcome.times, _extra(case, contender, outcome, plan))
-        if outcome.wrong:
-            pytest.fail(f"{contender.name} is wrong for {case.op} {case.name}: {outcome.error}", pytrace=False)
+        wrong = f"{contender.name} is wrong for {case.op} {case.name}: {outcome.error}" if outcome.wrong else None
+        record(benchmark, f"{case.op} {case.name}", outcome.times, _extra(case, contender, outcome, plan), wrong)
 
     return show
 
@@ -146,12 +154,11 @@ def show_speed(
 def _extra(case: Case, contender: Contender, measured: Measured, plan: Plan) -> dict[str, Any]:
     rate = case.least_bytes / measured.times.median
     return {
-        **_identity(case, contender.name, plan),
+        **identity("loss", case, contender.name, plan.device),
         "ours": contender.ours,
         "loss_error": measured.error.loss,
         "gradient_error": measured.error.gradient,
         "exact": measured.exact,
-        "wrong": measured.wrong,
         "peak_extra_bytes": measured.peak_extra_bytes,
         "voxels": case.voxels,
         "voxels_per_second": case.voxels / measured.times.median,
@@ -176,25 +183,10 @@ def _streaming(case: Case, measured: Measured, rate: float) -> dict[str, float |
 
 def _absent(case: Case, outcomes: Outcomes, plan: Plan) -> list[dict[str, Any]]:
     return [
-        {**_identity(case, name, plan), "reason": outcome.reason, "fault": outcome.is_fault}
+        {**identity("loss", case, name, plan.device), "reason": outcome.reason, "fault": outcome.is_fault}
         for name, outcome in outcomes.items()
         if isinstance(outcome, NotMeasured)
     ]
-
-
-def _identity(case: Case, contender: str, plan: Plan) -> dict[str, Any]:
-    """The values of ``results.IDENTITY``."""
-    return {
-        "kind": "loss",
-        "op": case.op,
-        "contender": contender,
-        "pass": case.passes,
-        "shape": list(case.shape),
-        "dtype": case.dtype_name,
-        "window": case.window,
-        "scheme": case.scheme,
-        "device": plan.device,
-    }
 
 
 def shapes(config: pytest.Config) -> list[str]:

@@ -14,9 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import usreg_kernels as uk
+from bench.cases import Case
 from bench.timing import OnGpu, Times
 
 PACKAGES = ("usreg", "torch", "triton", "monai", "neurite", "voxelmorph", "fireants", "fused-lncc", "numpy")
@@ -42,20 +44,38 @@ CLOCK = RecordedClock()
 """The timer of every benchmark, set by ``pytest.mark.benchmark(timer=CLOCK)``."""
 
 
-def record(benchmark: Any, group: str, times: Times, extra: dict[str, Any]) -> None:
-    """Give recorded times to the ``benchmark`` fixture, one round for each.
+def identity(kind: str, case: Case, contender: str, device: str) -> dict[str, Any]:
+    """The values of ``results.IDENTITY``."""
+    return {
+        "kind": kind,
+        "op": case.op,
+        "contender": contender,
+        "pass": case.passes,
+        "shape": list(case.shape),
+        "dtype": case.dtype_name,
+        "window": case.window,
+        "scheme": case.scheme,
+        "device": device,
+    }
+
+
+def record(benchmark: Any, group: str, times: Times, extra: dict[str, Any], wrong: str | None = None) -> None:
+    """Give recorded times to the ``benchmark`` fixture, one round for each; then fail if the result is wrong.
 
     Args:
         benchmark: the fixture of a test that is marked with :data:`CLOCK`.
         group: what the contender is shown beside.
         times: seconds of each run.
         extra: goes to ``extra_info``, beside the facts about machine and code.
+        wrong: what is wrong with the result.
     """
     benchmark.group = group
     benchmark.extra_info.update(facts())
-    benchmark.extra_info.update(extra, cpu_seconds=times.cpu_per_run, spread=times.spread)
+    benchmark.extra_info.update(extra, wrong=wrong is not None, cpu_seconds=times.cpu_per_run, spread=times.spread)
     seconds = iter(times.wall)
     benchmark.pedantic(lambda: CLOCK.advance(next(seconds)), rounds=len(times.wall), iterations=1)
+    if wrong is not None:
+        pytest.fail(wrong, pytrace=False)
 
 
 def on_gpu(parts: OnGpu | None) -> dict[str, Any]:

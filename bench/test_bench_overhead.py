@@ -15,8 +15,8 @@ from bench.cases import PASSES, Case, Loss, make_inputs
 from bench.failures import Failure, attempt
 from bench.measure import Plan
 from bench.outcomes import Error
+from bench.recording import identity, record
 from bench.recording import on_gpu as parts_on_gpu
-from bench.recording import record
 from bench.steps import error_of, graph_step, reference, step
 from bench.timing import OnGpu, Times, interleave, on_gpu
 from usreg_kernels.functional import LOSSES
@@ -102,40 +102,25 @@ def _on_gpu(name: str, run: Callable, captured: Callable, device: str) -> OnGpu 
     return on_gpu(name, run, [captured], 0.0) if device == "cuda" else None
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[bool, Overheads]:
-    """What was measured so far, by the pass."""
-    return {}
-
-
 @pytest.mark.parametrize("name", [*LOSSES, YARDSTICK])
 @pytest.mark.parametrize("backward", PASSES, ids=["forward+backward", "forward"])
-def test_overhead(backward: bool, name: str, found: dict[bool, Overheads], plan: Plan, benchmark: Any) -> None:
-    if backward not in found:
-        found[backward] = overheads(plan, backward)
-    overhead, yardstick = found[backward][name], found[backward][YARDSTICK]
+def test_overhead(backward: bool, name: str, once: Callable[..., Overheads], plan: Plan, benchmark: Any) -> None:
+    found = once(("overhead", backward), lambda: overheads(plan, backward))
+    overhead, yardstick = found[name], found[YARDSTICK]
     if isinstance(overhead, Failure):
         pytest.fail(f"{name} fails with {overhead}", pytrace=False)
     case, error = case_of(name, backward), overhead.error
     ratio = None if isinstance(yardstick, Failure) else overhead.seconds / yardstick.seconds
     extra = {
-        "kind": "overhead",
-        "op": case.op,
-        "contender": YARDSTICK if name == YARDSTICK else OURS,
+        **identity("overhead", case, YARDSTICK if name == YARDSTICK else OURS, plan.device),
         "ours": name != YARDSTICK,
         "backend": overhead.backend,
-        "pass": case.passes,
-        "shape": list(case.shape),
-        "dtype": case.dtype_name,
-        "device": plan.device,
         "overhead_seconds": overhead.seconds,
         "ratio_to_mse_loss": ratio,
         "loss_error": None if error is None else error.loss,
         "gradient_error": None if error is None else error.gradient,
         "exact": not overhead.wrong,
-        "wrong": overhead.wrong,
         **parts_on_gpu(overhead.on_gpu),
     }
-    record(benchmark, f"overhead {case.passes}", overhead.times, extra)
-    if overhead.wrong:
-        pytest.fail(f"{name} is wrong on {'x'.join(map(str, case.shape))}: {error}", pytrace=False)
+    wrong = f"{name} is wrong on {'x'.join(map(str, case.shape))}: {error}" if overhead.wrong else None
+    record(benchmark, f"overhead {case.passes}", overhead.times, extra, wrong)
