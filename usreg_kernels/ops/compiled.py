@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -62,8 +63,7 @@ class StatelessBackend(CompiledBackend):
         self, *tensors: torch.Tensor, needs_grad: list[bool], **params: Any
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The loss, from one pass over the tensors."""
-        kernel = getattr(self.kernels, f"{self.op}_native_forward")
-        return kernel(*tensors, *self.arguments(*tensors, **params)), []
+        return self._forward(*tensors, *self.arguments(*tensors, **params)), []
 
     def backward(
         self,
@@ -76,10 +76,18 @@ class StatelessBackend(CompiledBackend):
         """The gradients that are needed, from one pass over the tensors."""
         if not any(needs_grad):
             return []
-        flags = needs_grad if len(tensors) > 1 else []
-        kernel = getattr(self.kernels, f"{self.op}_native_backward")
-        gradients = kernel(grad_output, *tensors, *self.arguments(*tensors, **params), *flags)
-        return only_needed(gradients, needs_grad) if flags else [gradients]
+        arguments = self.arguments(*tensors, **params)
+        if len(tensors) == 1:
+            return [self._backward(grad_output, *tensors, *arguments)]
+        return only_needed(self._backward(grad_output, *tensors, *arguments, *needs_grad), needs_grad)
+
+    @cached_property
+    def _forward(self) -> Any:
+        return getattr(self.kernels, f"{self.op}_native_forward")
+
+    @cached_property
+    def _backward(self) -> Any:
+        return getattr(self.kernels, f"{self.op}_native_backward")
 
 
 def only_needed(gradients: tuple[torch.Tensor | None, ...], needs_grad: list[bool]) -> list[torch.Tensor]:
