@@ -18,8 +18,8 @@ SUMMARY_WINDOWS = (3, 9)
 PACKAGES = ("VoxelMorph", "FireANTs", "fused-lncc")
 """Beginnings of the names of contenders that get columns of their own, under whatever name they took part."""
 
-
 Row = dict[str, str]
+Columns = dict[str, Callable[[Entry], str]]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -189,50 +189,43 @@ def _overhead(entry: Entry | None) -> str:
 
 def variants(results: Results) -> str:
     """Our LNCC's variants as multiples of the first."""
-    return table(
-        [
-            {
-                "LNCC": _name(entry),
-                "time": _time(entry),
-                "ratio": _or_dash(entry["ratio_to_base"], lambda ratio: f"{ratio:.2f}"),
-            }
-            for entry in results.select(kind="variant")
-        ]
-    )
+    columns: Columns = {
+        "LNCC": _name,
+        "time": _time,
+        "ratio": lambda entry: _or_dash(entry["ratio_to_base"], lambda ratio: f"{ratio:.2f}"),
+    }
+    return _of_kind(results, "variant", columns)
 
 
 def training(results: Results) -> str:
     """Training steps."""
-    return table(
-        [
-            {
-                "volumes": _shape(entry),
-                "LNCC": _name(entry),
-                "time per training step": _time(entry),
-                "of it the loss": f"{entry['loss_share']:.0%}",
-                "last training loss": _unless_inexact(entry, f"{entry['last_loss']:.5f}"),
-            }
-            for entry in results.select(kind="training")
-        ]
-    )
+    columns: Columns = {
+        "volumes": _shape,
+        "LNCC": _name,
+        "time per training step": _time,
+        "of it the loss": lambda entry: f"{entry['loss_share']:.0%}",
+        "last training loss": lambda entry: _unless_inexact(entry, f"{entry['last_loss']:.5f}"),
+    }
+    return _of_kind(results, "training", columns)
 
 
 def registration(results: Results) -> str:
     """Registrations by direct optimisation."""
-    return table(
-        [
-            {
-                "volumes": _shape(entry),
-                "LNCC and diffusion": _name(entry),
-                "time per iteration": _time(entry),
-                "iterations": str(entry["iterations"]),
-                "similarity before": f"{entry['similarity_before']:.4f}",
-                "after": _unless_inexact(entry, f"{entry['similarity_after']:.6f}"),
-                "mean distance to our field, voxels": _or_dash(entry["field_difference"], lambda d: f"{d:.1g}"),
-            }
-            for entry in results.select(kind="registration")
-        ]
-    )
+    columns: Columns = {
+        "volumes": _shape,
+        "LNCC and diffusion": _name,
+        "time per iteration": _time,
+        "iterations": lambda entry: str(entry["iterations"]),
+        "similarity before": lambda entry: f"{entry['similarity_before']:.4f}",
+        "after": lambda entry: _unless_inexact(entry, f"{entry['similarity_after']:.6f}"),
+        "mean distance to our field, voxels": lambda entry: _or_dash(entry["field_difference"], lambda d: f"{d:.1g}"),
+    }
+    return _of_kind(results, "registration", columns)
+
+
+def _of_kind(results: Results, kind: str, columns: Columns) -> str:
+    entries = results.select(kind=kind)
+    return table([{name: text(entry) for name, text in columns.items()} for entry in entries])
 
 
 def _loss(entry: Entry) -> str:

@@ -24,6 +24,26 @@ OWN = {"bench", "gpu_tools", "kernels", "tools", "usreg", "usreg_kernels"}
 """Packages of this repository, which are never missing."""
 
 
+@pytest.fixture
+def device_queue(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a pretended GPU is asked for: ``"event"`` for an event, each 2 ms after the one before; ``"wait"``."""
+    queue: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            queue.append("event")
+
+        def elapsed_time(self, other: object) -> float:
+            return 2.0  # ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: queue.append("wait"))
+    return queue
+
+
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     if not pluginmanager.hasplugin("timeout"):
         parser.addini("timeout", "of pytest-timeout, which is not installed: a test that hangs stalls the run")

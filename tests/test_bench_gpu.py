@@ -281,23 +281,9 @@ def _raise() -> None:
     raise ValueError("no")
 
 
-def test_the_device_is_busy_while_a_timed_run_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            queue.append("event")
-
-        def elapsed_time(self, other: Event) -> float:
-            return 2.0  # ms
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: queue.append("wait"))
-    assert gpu.elapsed(lambda: queue.append("run")) == 0.002
-    assert queue == ["run", "event", "run", "event", "wait"]
+def test_the_device_is_busy_while_a_timed_run_is_launched(device_queue: list[str]) -> None:
+    assert gpu.elapsed(lambda: device_queue.append("run")) == 0.002
+    assert device_queue == ["run", "event", "run", "event", "wait"]
 
 
 @pytest.mark.gpu

@@ -67,30 +67,19 @@ def test_cpu_time_is_known_though_its_clock_ticks(monkeypatch: pytest.MonkeyPatc
     assert times.cpu_per_run == pytest.approx(0.001, rel=0.3)
 
 
-def test_turns_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_on_a_gpu(device_queue: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are launched together and waited for once; the first ones do not count. On a device that is a list."""
-    queue: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            queue.append("event")
-
-        def elapsed_time(self, other: Event) -> float:
-            return 2.0  # ms
 
     def wait() -> None:
-        queue.append("wait")
+        device_queue.append("wait")
         time.sleep(0.01)
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", wait)
-    times = interleave({"run": lambda: queue.append("run")}, 1, seconds_per_turn=0.05, device="cuda", warm_up=False)
+    runs = {"run": lambda: device_queue.append("run")}
+    times = interleave(runs, 1, seconds_per_turn=0.05, device="cuda", warm_up=False)
     counted = len(times["run"].wall)
     assert 1 <= counted <= 5
     assert times["run"].wall == [0.002] * counted
-    assert queue[-1 - 3 * counted :] == ["event", "run", "event"] * counted + ["wait"]
-    assert queue.count("run") > counted
+    assert device_queue[-1 - 3 * counted :] == ["event", "run", "event"] * counted + ["wait"]
+    assert device_queue.count("run") > counted
     assert times["run"].cpu < 0.005

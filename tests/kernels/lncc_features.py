@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
@@ -140,3 +141,14 @@ FEATURES = {
     "float16 map": Feature(_SMALL, kernel(5, reduction="none"), dtype=torch.float16, mask=1),
     "bfloat16": Feature((1, 1, 4, 5, 7), kernel(7), dtype=torch.bfloat16),
 }
+
+
+def assert_recomputing_gives_the_same_bits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients from maps that backward computes once more, beside those from saved maps."""
+    module = import_module(f"usreg_kernels.ops.lncc.{backend}")
+    feature = FEATURES["mean, a mask per channel"]
+    with uk.use_backend(backend):  # type: ignore[arg-type]
+        saved = feature.loss_and_gradients(feature.tensors())
+        monkeypatch.setattr(module, "RECOMPUTE", True)
+        recomputed = feature.loss_and_gradients(feature.tensors())
+    assert all(torch.equal(one, other) for one, other in zip(saved, recomputed, strict=True))

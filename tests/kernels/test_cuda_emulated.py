@@ -17,7 +17,7 @@ from kernels import test_random_cases as random_cases
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
 from kernels.compare import assert_close
 from kernels.cuda_on_cpu import build
-from kernels.lncc_features import FEATURES, Feature, kernel
+from kernels.lncc_features import FEATURES, Feature, assert_recomputing_gives_the_same_bits, kernel
 
 import usreg_kernels as uk
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
@@ -131,14 +131,7 @@ def test_lncc_in_chunks_of_planes(multiprocessors: int) -> None:
 
 
 def test_lncc_recomputing_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from usreg_kernels.ops.lncc import cuda
-
-    feature = FEATURES["mean, a mask per channel"]
-    with uk.use_backend("cuda"):
-        saved = feature.loss_and_gradients(feature.tensors())
-        monkeypatch.setattr(cuda, "RECOMPUTE", True)
-        recomputed = feature.loss_and_gradients(feature.tensors())
-    assert all(torch.equal(one, other) for one, other in zip(saved, recomputed, strict=True))
+    assert_recomputing_gives_the_same_bits("cuda", monkeypatch)
 
 
 def test_rows_that_begin_at_odd_addresses() -> None:

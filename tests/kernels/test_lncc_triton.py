@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kernels.compare import assert_close
-from kernels.lncc_features import FEATURES, Feature
+from kernels.lncc_features import FEATURES, Feature, assert_recomputing_gives_the_same_bits
 
 import usreg_kernels as uk
 from bench.hard_data import PAIRS
@@ -58,14 +58,7 @@ def test_hard_data(data: str, window: int) -> None:
 
 @interpreted
 def test_recomputing_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from usreg_kernels.ops.lncc import triton
-
-    feature = FEATURES["mean, a mask per channel"]
-    with uk.use_backend("triton"):
-        saved = feature.loss_and_gradients(feature.tensors())
-        monkeypatch.setattr(triton, "RECOMPUTE", True)
-        recomputed = feature.loss_and_gradients(feature.tensors())
-    assert all(torch.equal(one, other) for one, other in zip(saved, recomputed, strict=True))
+    assert_recomputing_gives_the_same_bits("triton", monkeypatch)
 
 
 @interpreted
