@@ -15,6 +15,8 @@ from monai.losses import LocalNormalizedCrossCorrelationLoss
 import usreg_kernels as uk
 from bench.cases import Loss
 from bench.hard_data import PAIRS
+from bench.outcomes import Error
+from bench.steps import error_of, reference, step
 
 SHAPE = (1, 1, 40, 44, 48)
 WINDOWS = (3, 5, 7, 9, 15)
@@ -39,24 +41,16 @@ def rows(device: str = "cpu") -> Iterator[Row]:
         for window in WINDOWS:
             losses = {OURS: _ours(window), MONAI: LocalNormalizedCrossCorrelationLoss(3, window)}
             for contender, loss in losses.items():
-                yield Row(name, window, contender, *errors(loss, window, pred, target))
+                error = _errors(loss, window, pred, target)
+                assert error.gradient is not None
+                yield Row(name, window, contender, error.loss, error.gradient)
 
 
-def errors(loss: Loss, window: int, pred: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Relative errors of a loss (pred, target) against the float64 reference on the same numbers."""
-    value, gradient = loss_and_gradient(loss, pred, target)
-    with uk.use_backend("reference"):
-        expected, wanted = loss_and_gradient(_ours(window), pred.double(), target.double())
-    return ((value - expected).abs() / expected.abs()).item(), ((gradient - wanted).norm() / wanted.norm()).item()
-
-
-def loss_and_gradient(loss: Loss, pred: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and its gradient to pred, in float64."""
-    leaf = pred.detach().clone().requires_grad_()
-    value = loss(leaf, target)
-    value.backward()
-    assert leaf.grad is not None
-    return value.detach().double(), leaf.grad.double()
+def _errors(loss: Loss, window: int, pred: torch.Tensor, target: torch.Tensor) -> Error:
+    """Of a loss (pred, target) and its gradient to pred, on the same numbers."""
+    inputs = [pred.clone().requires_grad_(), target]
+    value = step(loss, *inputs)()
+    return error_of(value, inputs[0].grad, reference(_ours(window), inputs))
 
 
 def _ours(window: int) -> Loss:

@@ -66,27 +66,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """What the runs before the timed ones showed."""
-
-    seconds: float
-    error: Error
-    peak_extra_bytes: int | None
-
-
-@dataclass(frozen=True)
 class _Ready:
     """A contender that passed its trial.
 
     Attributes:
         run: a step, on another input set each time.
         captured: a step on each input set, as a CUDA graph holds it.
-        trial: what was seen of it.
+        seconds, error, peak_extra_bytes: of its trial.
     """
 
     run: Run
     captured: list[Run]
-    trial: _Trial
+    seconds: float
+    error: Error
+    peak_extra_bytes: int | None
 
 
 @dataclass
@@ -197,7 +190,7 @@ def _say_lost(contenders: Sequence[Contender], reason: str, outcomes: dict[str, 
 def _time(case: Case, ready: dict[str, tuple[Contender, _Ready]], plan: Plan, outcomes: dict[str, Outcome]) -> None:
     """Time those that are ready, in turns; on a GPU then each one's CUDA graph."""
     runs = {name: found.run for name, (_, found) in ready.items()}
-    turns = {name: _turns(name, found.trial, plan) for name, (_, found) in ready.items()}
+    turns = {name: _turns(name, found.seconds, plan) for name, (_, found) in ready.items()}
     streams = _streams(case, plan.device)
     failures: dict[str, Failure] = {}
     times = interleave(
@@ -213,13 +206,13 @@ def _time(case: Case, ready: dict[str, tuple[Contender, _Ready]], plan: Plan, ou
         if name in failures:
             outcomes[name] = _not_measured(contender, failures[name])
             continue
-        exact = found.trial.error.within_tolerance(case.dtype, contender.ours)
+        exact = found.error.within_tolerance(case.dtype, contender.ours)
         outcomes[name] = Measured(
             times=times[name],
-            error=found.trial.error,
+            error=found.error,
             exact=exact,
             wrong=contender.ours and not exact,
-            peak_extra_bytes=found.trial.peak_extra_bytes,
+            peak_extra_bytes=found.peak_extra_bytes,
             streaming=None if stream is None else stream.median,
         )
     if plan.device == "cuda":
@@ -236,8 +229,8 @@ def _time_on_gpu(ready: dict[str, _Ready], streams: list[Run], outcomes: dict[st
             outcomes[name] = replace(outcome, on_gpu=parts, streaming_on_gpu=streaming)
 
 
-def _turns(name: str, trial: _Trial, plan: Plan) -> int:
-    length = turn_length(trial.seconds, plan.seconds_per_turn)
+def _turns(name: str, seconds: float, plan: Plan) -> int:
+    length = turn_length(seconds, plan.seconds_per_turn)
     few = FEWEST_TURNS if name == REFERENCE else plan.rounds  # it is there to be right
     return min(plan.rounds, few, max(FEWEST_TURNS, int(plan.budget / length)))
 
@@ -269,7 +262,9 @@ def _try(
     return _Ready(
         run=_in_turn([step(loss, *inputs) for inputs in sets]),
         captured=[graph_step(loss, *inputs) for inputs in sets],
-        trial=_Trial(seconds, error, peak),
+        seconds=seconds,
+        error=error,
+        peak_extra_bytes=peak,
     )
 
 

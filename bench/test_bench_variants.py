@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 import usreg_kernels as uk
-from bench.cases import IMAGES, WINDOW, Case, Loss, make_inputs
+from bench.cases import IMAGES, WINDOW, Case, make_inputs
 from bench.failures import Failure, attempt
 from bench.measure import Plan
 from bench.recording import record
@@ -19,50 +19,44 @@ from bench.timing import Times, interleave
 from tools.tolerances import LOSS_TOLERANCE
 
 BASE = "window 9, float32, gradient of one image"
+ONE_THREAD = "one thread"
 
-VARIANTS = (
-    BASE,
-    "forward alone",
-    "gradients of both images",
-    "float16",
-    "bfloat16",
-    "float64",
-    "window 3",
-    "window 15",
-    "gaussian window",
-    "one thread",
-)
-
-
-def lncc(**arguments: Any) -> Loss:
-    """Our LNCC on the machine's own choice of backend."""
-    return lambda pred, target: uk.lncc_loss(pred, target, **{"kernel_size": WINDOW, **arguments})
-
+VARIANTS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "forward alone": {"backward": False},
+    "gradients of both images": {"both": True},
+    "float16": {"dtype": torch.float16},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "float64": {"dtype": torch.float64},
+    "window 3": {"kernel_size": 3},
+    "window 15": {"kernel_size": 15},
+    "gaussian window": {"kernel_type": "gaussian"},
+    ONE_THREAD: {},
+}
+"""By name, what is other than in the first: of the inputs (:func:`make_run`), or arguments of ``lncc_loss``."""
 
 Step = Callable[[], torch.Tensor]
 
 
+def make_run(
+    shape: tuple[int, ...],
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    backward: bool = True,
+    both: bool = False,
+    **arguments: Any,
+) -> Step:
+    """A run of our LNCC on the machine's own choice of backend; ``both``: with gradients of both images."""
+    inputs = make_inputs(Case("lncc", shape, dtype, backward), 0, device)
+    inputs[1].requires_grad_(both)
+    return step(lambda pred, target: uk.lncc_loss(pred, target, **{"kernel_size": WINDOW, **arguments}), *inputs)
+
+
 def make_runs(shape: tuple[int, ...], device: str) -> dict[str, Step]:
     """A run for each of :data:`VARIANTS` that the device has."""
-    case = Case("lncc", shape, window=WINDOW)
-
-    def inputs(**changes: Any) -> list[torch.Tensor]:
-        return make_inputs(replace(case, **changes), 0, device)
-
-    both = [tensor.detach().requires_grad_() for tensor in inputs()]
-    runs: dict[str, Step] = {
-        BASE: step(lncc(), *inputs()),
-        "forward alone": step(lncc(), *inputs(backward=False)),
-        "gradients of both images": step(lncc(), *both),
-        "gaussian window": step(lncc(kernel_type="gaussian"), *inputs()),
-    }
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        runs[str(dtype).removeprefix("torch.")] = step(lncc(), *inputs(dtype=dtype))
-    for window in (3, 15):
-        runs[f"window {window}"] = step(lncc(kernel_size=window), *inputs())
-    if device == "cpu":
-        runs["one thread"] = _on_one_thread(step(lncc(), *inputs()))
-    return {name: runs[name] for name in VARIANTS if name in runs}
+    runs = {name: make_run(shape, device, **changes) for name, changes in VARIANTS.items()}
+    one_thread = _on_one_thread(runs.pop(ONE_THREAD))
+    return {**runs, ONE_THREAD: one_thread} if device == "cpu" else runs
 
 
 def _on_one_thread(run: Step) -> Step:
