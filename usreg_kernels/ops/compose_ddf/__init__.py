@@ -1,6 +1,7 @@
 """Composition of two displacement fields."""
 
 from usreg_kernels.ops.compose_ddf import reference
+from usreg_kernels.ops.compose_ddf.native import Native
 from usreg_kernels.ops.operator import Op
 
 OP = Op(
@@ -9,5 +10,5 @@ OP = Op(
     params="str padding_mode",
     outputs_like=reference.composed_like,
     reference=reference,
-    backends=(),
+    backends=(Native("cpu"),),
 )

@@ -1,4 +1,4 @@
-"""The compiled composition: C++ on CPUs (``csrc/cpu/warp``), CUDA C++ on GPUs (``csrc/cuda/warp``).
+"""The compiled composition: C++ on CPUs (``csrc/cpu/warp``).
 
 It is a warp of ``outer`` by ``inner`` to which ``inner`` is added, in the same pass.
 """
@@ -36,7 +36,6 @@ class Native(CompiledBackend):
         *tensors: torch.Tensor,
         needs_grad: list[bool],
         padding_mode: str,
-        may_overwrite: bool = False,
     ) -> list[torch.Tensor]:
         """Either gradient or both."""
         gradients = self.kernels.compose_ddf_native_backward(

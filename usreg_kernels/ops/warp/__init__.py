@@ -2,6 +2,7 @@
 
 from usreg_kernels.ops.operator import Op
 from usreg_kernels.ops.warp import reference
+from usreg_kernels.ops.warp.native import Native
 
 OP = Op(
     name="warp",
@@ -9,5 +10,5 @@ OP = Op(
     params="int[] size, str mode, str padding_mode",
     outputs_like=reference.warped_like,
     reference=reference,
-    backends=(),
+    backends=(Native("cpu"),),
 )

@@ -1,4 +1,4 @@
-"""The compiled warp: C++ on CPUs (``csrc/cpu/warp``), CUDA C++ on GPUs (``csrc/cuda/warp``).
+"""The compiled warp: C++ on CPUs (``csrc/cpu/warp``).
 
 Nothing is saved for backward: a coordinate is a few operations on the displacement, which costs less than to write it in
 forward and read it in backward.
@@ -57,7 +57,6 @@ class Native(CompiledBackend):
         size: list[int],
         mode: str,
         padding_mode: str,
-        may_overwrite: bool = False,
     ) -> list[torch.Tensor]:
         """The gradients to the image, the field and the affine, of those that are needed."""
         codes = INTERPOLATION_CODES[mode], PADDING_CODES[padding_mode]

@@ -1,0 +1,265 @@
+// Warp of images by a field, an affine or both, and composition of fields, which is a warp with an addition. The
+// kernels are explained in warp.h.
+
+#include "cpu/warp/warp.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "common/checks.h"
+#include "common/tensors.h"
+#include "cpu/support/capability.h"
+#include "cpu/support/memory.h"
+#include "cpu/support/parallel.h"
+#if USREG_SEVERAL_ISAS
+#include <immintrin.h>
+#endif
+
+#define USREG_KERNEL_BODY "cpu/warp/kernel.inc"
+#include "cpu/support/for_each_isa.inc"
+
+namespace usreg {
+namespace warp {
+namespace {
+
+constexpr int64_t kVoxelsPerTask = 8192;  // fewer are not worth waking a thread for
+constexpr int64_t kTasksPerThread = 4;    // of the gradient to the image, whose planes differ in work
+
+Tensor as_real(const Tensor& tensor) {
+  const ScalarType real = real_dtype(tensor.scalar_type());
+  return as_contiguous(tensor.scalar_type() == real ? tensor : torch::stable::to(tensor, real));
+}
+
+// The arguments of the operators, checked, contiguous, and the images in the type that kernels compute with.
+struct Arguments {
+  Arguments(const char* op_name, const Tensor& image_arg, const std::optional<Tensor>& field_arg,
+            const std::optional<Tensor>& affine_arg, std::vector<int64_t> output_size)
+      : op(op_name), dtype(image_arg.scalar_type()), size(std::move(output_size)) {
+    dims = static_cast<int>(image_arg.dim()) - 2;
+    STD_TORCH_CHECK(dims >= 1 && dims <= 3, op, ": image must be (B, C, spatial...) with 1, 2 or 3 spatial dims, not ",
+                    shape_text(image_arg));
+    STD_TORCH_CHECK(static_cast<int>(size.size()) == dims, op, ": size must have ", dims, " numbers");
+    for (int64_t i = 2; i < image_arg.dim(); ++i) {
+      STD_TORCH_CHECK(image_arg.size(i) > 0, op, ": image must have voxels, not ", shape_text(image_arg));
+    }
+    if (field_arg.has_value()) check_field(image_arg, *field_arg);
+    if (affine_arg.has_value()) check_affine(image_arg, *affine_arg);
+    image = as_real(image_arg);
+    field = as_contiguous(field_arg);
+    affine = as_contiguous(affine_arg);
+  }
+
+  void check_field(const Tensor& image_arg, const Tensor& field_arg) const {
+    check_same_device(op, "ddf", field_arg, image_arg);
+    check_dtype(op, "ddf", field_arg, dtype);
+    bool fits =
+        field_arg.dim() == image_arg.dim() && field_arg.size(0) == image_arg.size(0) && field_arg.size(1) == dims;
+    for (int i = 0; fits && i < dims; ++i) fits = field_arg.size(i + 2) == size[i];
+    STD_TORCH_CHECK(fits, op, ": ddf must be (B, ", dims, ", size...), not ", shape_text(field_arg));
+  }
+
+  void check_affine(const Tensor& image_arg, const Tensor& affine_arg) const {
+    check_same_device(op, "affine", affine_arg, image_arg);
+    check_dtype(op, "affine", affine_arg, real_dtype(dtype));
+    const bool fits = affine_arg.dim() == 3 && affine_arg.size(0) == image_arg.size(0) && affine_arg.size(1) == dims &&
+                      affine_arg.size(2) == dims + 1;
+    STD_TORCH_CHECK(fits, op, ": affine must be (B, ", dims, ", ", dims + 1, "), not ", shape_text(affine_arg));
+  }
+
+  std::vector<int64_t> output_shape() const {
+    std::vector<int64_t> shape = {image.size(0), image.size(1)};
+    shape.insert(shape.end(), size.begin(), size.end());
+    return shape;
+  }
+
+  template <class R>
+  Problem<R> problem(Interpolation interpolation, Padding padding) const {
+    Problem<R> problem = {};
+    problem.interpolation = interpolation;
+    problem.padding = padding;
+    problem.dims = dims;
+    problem.batch = image.size(0);
+    problem.channels = image.size(1);
+    for (int axis = 0; axis < 3; ++axis) {
+      const int given = axis - 3 + dims;
+      problem.image_size[axis] = given < 0 ? 1 : image.size(given + 2);
+      problem.output_size[axis] = given < 0 ? 1 : size[given];
+    }
+    problem.image = static_cast<const R*>(image.const_data_ptr());
+    problem.field_dtype = dtype;
+    if (field.has_value()) problem.field = field->const_data_ptr();
+    if (affine.has_value()) problem.affine = static_cast<const R*>(affine->const_data_ptr());
+    return problem;
+  }
+
+  const char* op;
+  ScalarType dtype;
+  std::vector<int64_t> size;
+  int dims;
+  Tensor image;
+  std::optional<Tensor> field, affine;
+};
+
+// Calls function(TypeTag<R>()) with the type that an image computes in.
+template <class Function>
+void dispatch_real(const Tensor& image, const Function& function) {
+  if (image.scalar_type() == ScalarType::Double) return function(TypeTag<double>());
+  function(TypeTag<float>());
+}
+
+// Calls kernel(problem, first_row, last_row) for all output rows, from several threads.
+template <class R, class Kernel>
+void for_rows(const Problem<R>& problem, const Kernel& kernel) {
+  if (problem.output_voxels() == 0 || problem.batch == 0) return;
+  const int64_t grain = std::max<int64_t>(1, kVoxelsPerTask / problem.output_size[2]);
+  parallel_for(problem.rows(), grain, [&](int64_t first, int64_t last) { kernel(problem, first, last); });
+}
+
+Tensor values(const Arguments& arguments, Interpolation interpolation, Padding padding, bool composes) {
+  check_on_cpu(arguments.op, "image", arguments.image);
+  Tensor output = new_output(arguments.image, arguments.output_shape(), arguments.image.scalar_type());
+  dispatch_real(arguments.image, [&](auto tag) {
+    using R = typename decltype(tag)::type;
+    Problem<R> problem = arguments.problem<R>(interpolation, padding);
+    problem.composes = composes;
+    problem.output = static_cast<R*>(output.mutable_data_ptr());
+    for_rows(problem, USREG_SELECT(warp_forward<R>));
+  });
+  return output;
+}
+
+// The gradient to the image: planes of it are tasks.
+template <class R>
+void scatter(const Problem<R>& problem) {
+  const int64_t planes = problem.image_size[problem.first_axis()];
+  std::vector<Reach> reaches(problem.rows());
+  const auto reach = USREG_SELECT(warp_reaches<R>);
+  for_rows(problem, [&](const Problem<R>& same, int64_t first, int64_t last) {
+    reach(same, first, last, reaches.data() + first);
+  });
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t parts = threads == 1 ? 1 : std::min(planes, kTasksPerThread * threads);
+  const auto kernel = USREG_SELECT(warp_scatter<R>);
+  parallel_for(problem.batch * parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t part = task % parts;
+      kernel(problem, task / parts, planes * part / parts, planes * (part + 1) / parts, reaches.data());
+    }
+  });
+}
+
+// The gradient to the affine (batch, dims, dims + 1) from the sums of the rows, added in their order.
+template <class R>
+void sum_rows(const Problem<R>& problem, R* gradient) {
+  const int dims = problem.dims;
+  const int64_t rows = problem.output_size[0] * problem.output_size[1];
+  for (int64_t image = 0; image < problem.batch; ++image) {
+    double total[3][4] = {};
+    for (int64_t row = 0; row < rows; ++row) {
+      const double* sums = problem.row_sums + (image * rows + row) * 2 * dims;
+      const double place[2] = {static_cast<double>(row / problem.output_size[1]),
+                               static_cast<double>(row % problem.output_size[1])};
+      for (int axis = 0; axis < dims; ++axis) {
+        for (int other = 0; other < dims - 1; ++other) total[axis][other] += place[other + 3 - dims] * sums[axis];
+        total[axis][dims - 1] += sums[dims + axis];
+        total[axis][dims] += sums[axis];
+      }
+    }
+    for (int axis = 0; axis < dims; ++axis) {
+      for (int column = 0; column <= dims; ++column) *gradient++ = static_cast<R>(total[axis][column]);
+    }
+  }
+}
+
+using Gradients = std::tuple<std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>>;
+
+Gradients gradients(const Tensor& grad_output, const Arguments& arguments, Interpolation interpolation, Padding padding,
+                    bool composes, bool image_grad, bool field_grad, bool affine_grad) {
+  check_on_cpu(arguments.op, "image", arguments.image);
+  check_same_device(arguments.op, "grad_output", grad_output, arguments.image);
+  check_dtype(arguments.op, "grad_output", grad_output, arguments.image.scalar_type());
+  bool fits = grad_output.dim() == arguments.dims + 2;
+  for (int64_t i = 0; fits && i < grad_output.dim(); ++i) fits = grad_output.size(i) == arguments.output_shape()[i];
+  STD_TORCH_CHECK(fits, arguments.op, ": grad_output must have the shape of the output, not ", shape_text(grad_output));
+  const Tensor grad = as_contiguous(grad_output);
+  field_grad &= arguments.field.has_value();
+  affine_grad &= arguments.affine.has_value();
+  const ScalarType real = arguments.image.scalar_type();
+  std::optional<Tensor> to_image = new_gradient(arguments.image, image_grad, real), to_field, to_affine;
+  if (field_grad) to_field = new_gradient(*arguments.field, true, arguments.dtype);
+  if (affine_grad) to_affine = new_gradient(*arguments.affine, true, real);
+  dispatch_real(arguments.image, [&](auto tag) {
+    using R = typename decltype(tag)::type;
+    Problem<R> problem = arguments.problem<R>(interpolation, padding);
+    problem.composes = composes;
+    problem.grad_output = static_cast<const R*>(grad.const_data_ptr());
+    std::vector<double> row_sums(affine_grad ? problem.rows() * 2 * problem.dims : 0);
+    if (field_grad) problem.field_grad = to_field->mutable_data_ptr();
+    if (affine_grad) problem.row_sums = row_sums.data();
+    if (field_grad || affine_grad) for_rows(problem, USREG_SELECT(warp_slopes<R>));
+    if (affine_grad) sum_rows(problem, static_cast<R*>(to_affine->mutable_data_ptr()));
+    if (image_grad) {
+      problem.image_grad = static_cast<R*>(to_image->mutable_data_ptr());
+      scatter(problem);
+    }
+  });
+  if (image_grad && real != arguments.dtype) to_image = torch::stable::to(*to_image, arguments.dtype);
+  return {to_image, to_field, to_affine};
+}
+
+constexpr const char* kWarp = "warp";
+constexpr const char* kCompose = "compose_ddf";
+
+Tensor warp_values(const Tensor& image, const std::optional<Tensor>& ddf, const std::optional<Tensor>& affine,
+                   std::vector<int64_t> size, int64_t mode, int64_t padding_mode) {
+  return values(Arguments(kWarp, image, ddf, affine, std::move(size)), check_interpolation(kWarp, mode),
+                check_padding(kWarp, padding_mode), false);
+}
+
+Gradients warp_gradients(const Tensor& grad_output, const Tensor& image, const std::optional<Tensor>& ddf,
+                         const std::optional<Tensor>& affine, std::vector<int64_t> size, int64_t mode,
+                         int64_t padding_mode, bool image_grad, bool ddf_grad, bool affine_grad) {
+  return gradients(grad_output, Arguments(kWarp, image, ddf, affine, std::move(size)), check_interpolation(kWarp, mode),
+                   check_padding(kWarp, padding_mode), false, image_grad, ddf_grad, affine_grad);
+}
+
+Arguments compose_arguments(const Tensor& outer, const Tensor& inner) {
+  check_pair(kCompose, "outer", outer, "inner", inner);
+  std::vector<int64_t> size;
+  for (int64_t i = 2; i < outer.dim(); ++i) size.push_back(outer.size(i));
+  STD_TORCH_CHECK(outer.size(1) == outer.dim() - 2, kCompose, ": fields need a component per axis, not ",
+                  shape_text(outer));
+  return Arguments(kCompose, outer, inner, std::nullopt, size);
+}
+
+Tensor compose_values(const Tensor& outer, const Tensor& inner, int64_t padding_mode) {
+  return values(compose_arguments(outer, inner), Interpolation::kBilinear, check_padding(kCompose, padding_mode), true);
+}
+
+std::tuple<std::optional<Tensor>, std::optional<Tensor>> compose_gradients(const Tensor& grad_output,
+                                                                           const Tensor& outer, const Tensor& inner,
+                                                                           int64_t padding_mode, bool outer_grad,
+                                                                           bool inner_grad) {
+  const Gradients found = gradients(grad_output, compose_arguments(outer, inner), Interpolation::kBilinear,
+                                    check_padding(kCompose, padding_mode), true, outer_grad, inner_grad, false);
+  return {std::get<0>(found), std::get<1>(found)};
+}
+
+}  // namespace
+}  // namespace warp
+}  // namespace usreg
+
+// The schemas stand in Python (usreg_kernels/ops/warp/native.py and compose_ddf/native.py).
+STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
+  m.impl("warp_native_forward", TORCH_BOX(&usreg::warp::warp_values));
+  m.impl("warp_native_backward", TORCH_BOX(&usreg::warp::warp_gradients));
+  m.impl("compose_ddf_native_forward", TORCH_BOX(&usreg::warp::compose_values));
+  m.impl("compose_ddf_native_backward", TORCH_BOX(&usreg::warp::compose_gradients));
+}
