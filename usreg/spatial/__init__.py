@@ -1,0 +1,9 @@
+"""Where voxels lie: grids, transforms between points of the world, and resampling. The world is RAS, in mm."""
+
+from __future__ import annotations
+
+from .grid import Grid, lps_to_ras
+from .resample import resample
+from .transforms import Affine, Chain, DisplacementField, Transform
+
+__all__ = ["Affine", "Chain", "DisplacementField", "Grid", "Transform", "lps_to_ras", "resample"]
