@@ -21,7 +21,7 @@ from torch import nn
 import usreg_kernels as uk
 from bench import gpu
 from bench.cases import WINDOW
-from bench.contenders import import_failure
+from bench.contenders import import_failure, third_party_warnings_ignored
 from bench.failures import Failure, attempt
 from bench.gpu import Run
 from bench.timing import Times, interleave
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 OURS, MONAI = "USReg", "MONAI"
 NAMES = (OURS, MONAI)
+OUR_LOSSES = "USReg losses, MONAI warp"
+REGISTERED = (OURS, OUR_LOSSES, MONAI)
+"""Registrations: all that is ours; our losses, and for the rest MONAI's block and torch's Adam; nothing of ours."""
 
 SMOOTHNESS_WEIGHT = 0.1
 STEPS_PER_ROUND = 3
@@ -184,7 +187,7 @@ def _trainer(name: str, size: int, device: str, folder: Path, amp: bool) -> tupl
 
 @dataclass(frozen=True)
 class Registration:
-    """What one of the two losses made of a pair of volumes.
+    """What one of the contenders made of a pair of volumes.
 
     Attributes:
         times: of each iteration: warp, loss, backward, Adam.
@@ -205,11 +208,11 @@ Registrations = dict[str, "Registration | Failure"]
 
 
 def registration(spatial: tuple[int, int, int], iterations: int, learning_rate: float, device: str) -> Registrations:
-    """Adam on the displacement of every voxel, with LNCC and diffusion, from 0; ours and MONAI's in turns.
+    """Adam on the displacement of every voxel, with LNCC and diffusion, from 0; all contenders in turns.
 
     Args:
         spatial: size of the volumes.
-        iterations: of each of the two.
+        iterations: of each of them.
         learning_rate: Adam's, voxels: about what a displacement changes by in an iteration.
         device: ``"cpu"`` or ``"cuda"``.
     """
@@ -250,18 +253,21 @@ def _register(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Times], dict[str, Failure]]:
     """By name, the field, the times of the iterations but the first, and failures."""
     from monai.losses import DiffusionLoss, LocalNormalizedCrossCorrelationLoss
+    from monai.networks.blocks import Warp
 
-    from usreg.models.warp import warp
-
-    losses: dict[str, tuple[nn.Module, nn.Module]] = {
-        OURS: (uk.LNCCLoss(kernel_size=WINDOW), uk.GradientSmoothnessLoss(scheme="central")),
-        MONAI: (LocalNormalizedCrossCorrelationLoss(3, WINDOW), DiffusionLoss()),
+    with third_party_warnings_ignored():
+        block = Warp()
+    ours = (uk.LNCCLoss(kernel_size=WINDOW), uk.GradientSmoothnessLoss(scheme="central"))
+    steps: dict[str, tuple[Callable, nn.Module, nn.Module, type[torch.optim.Optimizer]]] = {
+        OURS: (uk.warp, *ours, uk.optim.FieldAdam),
+        OUR_LOSSES: (block, *ours, torch.optim.Adam),
+        MONAI: (block, LocalNormalizedCrossCorrelationLoss(3, WINDOW), DiffusionLoss(), torch.optim.Adam),
     }
-    fields = {name: torch.zeros(1, 3, *fixed.shape[2:], device=fixed.device, requires_grad=True) for name in NAMES}
+    fields = {name: torch.zeros(1, 3, *fixed.shape[2:], device=fixed.device, requires_grad=True) for name in steps}
 
     def iteration(name: str) -> Callable[[], None]:
-        field, (similarity, smoothness) = fields[name], losses[name]
-        adam = torch.optim.Adam([field], lr=learning_rate)
+        field, (warp, similarity, smoothness, optimizer) = fields[name], steps[name]
+        adam = optimizer([field], lr=learning_rate)
 
         def run() -> None:
             adam.zero_grad()
@@ -272,14 +278,12 @@ def _register(
         return run
 
     failures: dict[str, Failure] = {}
-    runs = {name: iteration(name) for name in NAMES}
+    runs = {name: iteration(name) for name in steps}
     times = interleave(runs, iterations - 1, device=device, failures=failures)  # one is the warm-up
     return {name: field.detach() for name, field in fields.items()}, times, failures
 
 
 def _similarity(field: torch.Tensor, moving: torch.Tensor, fixed: torch.Tensor) -> float:
     """Of the warped and the fixed volume, in float64, by our fastest backend: the reference takes 10 s a brain."""
-    from usreg.models.warp import warp
-
-    warped = warp(moving, field)
+    warped = uk.warp(moving, field)
     return -uk.lncc_loss(warped.double(), fixed.double(), kernel_size=WINDOW).item()

@@ -45,6 +45,8 @@ def blocks(results: Results, page: Path) -> dict[str, str]:
     overhead = [tables.overhead(results)] if results.select(kind="overhead") else []
     if overhead:
         parts += ["### Overhead per call", *overhead]
+    if results.select(kind="operation"):
+        parts += ["### Operations on images and fields", tables.operations(results)]
     parts += ["### Variants of our LNCC", tables.variants(results)]
     parts += ["### Training steps", tables.training(results), "### Registrations", tables.registration(results)]
     files = {f"bench-{results.device}-{name}.png": caption for name, caption in CAPTIONS.items()}

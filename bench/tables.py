@@ -187,6 +187,27 @@ def _overhead(entry: Entry | None) -> str:
     return f"**{text} (wrong)**" if entry["wrong"] else text
 
 
+def operations(results: Results) -> str:
+    """Operations that are no losses: each contender as a multiple of ours, from small to large volumes."""
+    rows: list[Row] = []
+    for case in by_case(results.select(kind="operation")):
+        best = ours(case)
+        rows += [
+            {
+                "operation": entry["op"],
+                "volumes": _shape(entry),
+                "contender": _name(entry),
+                "time": _time(entry),
+                "to ours": "" if best is None else f"{entry.seconds / best.seconds:.3g} x",
+                "extra memory": _bytes(entry["peak_extra_bytes"]),
+                "of streaming": f"{entry['streaming_fraction']:.2g}",
+                "error: output, gradient": _error(entry),
+            }
+            for entry in sorted(case, key=lambda entry: entry.seconds)
+        ]
+    return table(rows)
+
+
 def variants(results: Results) -> str:
     """Our LNCC's variants as multiples of the first."""
     columns: Columns = {

@@ -1,0 +1,208 @@
+"""The operations on images and fields that are no losses: what is compared, with which inputs, and what is right.
+
+An operation's run returns what it computed: its output and the gradients that were asked for. The float64 reference's
+come from the same inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from math import prod
+
+import torch
+import torch.nn.functional as F
+
+import usreg_kernels as uk
+from bench import plain_fields as plain
+from bench.contenders import third_party_warnings_ignored
+
+Tensors = list[torch.Tensor]
+Function = Callable[..., torch.Tensor]
+Build = Callable[[Tensors], Callable[[], Tensors]]
+"""Makes a run from inputs."""
+
+OURS = "USReg"
+MONAI = "MONAI"
+SHIFT = 3.0
+"""Voxels, the largest displacement: that of a registration under way."""
+
+CELL = 16
+"""Voxels from one random value of images and fields to the next; what lies between is interpolated."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One comparison.
+
+    Attributes:
+        op: the op's name.
+        title: of the table's row.
+        inputs: channels of each input, all on one grid.
+        needs_grad: which of them need a gradient; none for a forward pass only.
+        contenders: how to build each contender's run, by name; ours first.
+        words: of 4 bytes that any implementation reads or writes per voxel.
+    """
+
+    op: str
+    title: str
+    inputs: tuple[int, ...]
+    needs_grad: tuple[bool, ...]
+    contenders: dict[str, Build]
+    words: int
+
+    @property
+    def passes(self) -> str:
+        """The passes in words."""
+        return "forward+backward" if any(self.needs_grad) else "forward"
+
+    def make_inputs(self, spatial: Sequence[int], seed: int, device: str, dtype: torch.dtype = torch.float32) -> Tensors:
+        """Smooth images in [0, 1], and smooth fields of up to :data:`SHIFT` voxels where there are three channels."""
+        generator = torch.Generator().manual_seed(seed)
+        made = [_smooth(channels, spatial, generator).to(device, dtype) for channels in self.inputs]
+        return [tensor.requires_grad_(flag) for tensor, flag in zip(made, self.needs_grad, strict=True)]
+
+    def least_bytes(self, spatial: Sequence[int]) -> int:
+        """What any implementation must move."""
+        return 4 * self.words * prod(spatial)
+
+    def reference(self, inputs: Tensors) -> Tensors:
+        """What ours computes in float64 by the plain reference."""
+        wide = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
+        with uk.use_backend("reference"):
+            return [tensor.detach() for tensor in self.contenders[OURS](wide)()]
+
+
+def _smooth(channels: int, spatial: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    coarse = [max(2, length // CELL) for length in spatial]
+    values = torch.rand(1, channels, *coarse, generator=generator)
+    if channels == len(spatial):
+        values = SHIFT * (2 * values - 1)
+    return F.interpolate(values, size=tuple(spatial), mode="trilinear", align_corners=True)
+
+
+def differentiated(function: Function, prepare: Callable[[Tensors], Tensors] | None = None) -> Build:
+    """A run of a function and, where an input needs one, of the gradient, for an incoming gradient that is not 1.
+
+    Args:
+        function: of the inputs.
+        prepare: makes other inputs of them beforehand, which is not timed; the gradient is then not compared.
+    """
+
+    def build(inputs: Tensors) -> Callable[[], Tensors]:
+        given = inputs if prepare is None else prepare(inputs)
+        leaves = [tensor for tensor in given if tensor.requires_grad]
+        incoming: Tensors = []
+
+        def run() -> Tensors:
+            with torch.set_grad_enabled(bool(leaves)):
+                output = function(*given)
+            if not leaves:
+                return [output]
+            if not incoming:
+                generator = torch.Generator().manual_seed(0)
+                incoming.append(torch.rand(output.shape, generator=generator).to(output))
+            gradients = torch.autograd.grad(output, leaves, incoming[0])
+            return [output.detach(), *(gradients if prepare is None else ())]
+
+        return run
+
+    return build
+
+
+@cache
+def _monai(block: str) -> Function:
+    """A block of MONAI's, which keeps its grid of coordinates."""
+    with third_party_warnings_ignored():
+        from monai.networks import blocks
+
+        made: Function = getattr(blocks, block)()
+    return made
+
+
+def _monai_warp(image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
+    return _monai("Warp")(image, ddf)
+
+
+def _monai_compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    return inner + _monai("Warp")(outer, inner)
+
+
+def _monai_integrate(velocity: torch.Tensor) -> torch.Tensor:
+    return _monai("DVF2DDF")(velocity)
+
+
+def _warp(channels: int, needs_grad: tuple[bool, bool], title: str, words: int) -> Operation:
+    contenders = {
+        OURS: differentiated(uk.warp),
+        MONAI: differentiated(_monai_warp),
+        "VoxelMorph's formula": differentiated(plain.voxelmorph_warp),
+        "PyTorch grid_sample, ready grid": differentiated(plain.sample, plain.ready_grid),
+    }
+    return Operation("warp", title, (channels, 3), needs_grad, contenders, words)
+
+
+def operations() -> list[Operation]:
+    """All comparisons."""
+    to_field, to_both, forward = (False, True), (True, True), (False, False)
+    return [
+        _warp(1, forward, "warp", words=5),
+        _warp(1, to_field, "warp, gradient to the field", words=13),
+        _warp(3, to_field, "warp, 3 channels, gradient to the field", words=21),
+        _warp(12, to_field, "warp, 12 channels, gradient to the field", words=57),
+        _warp(1, to_both, "warp, gradients to field and image", words=14),
+        Operation(
+            "compose_ddf",
+            "composition",
+            (3, 3),
+            forward,
+            {OURS: differentiated(uk.compose_ddf), MONAI: differentiated(_monai_compose)},
+            words=9,
+        ),
+        Operation(
+            "integrate_velocity",
+            "integration of a velocity",
+            (3,),
+            (True,),
+            {
+                OURS: differentiated(partial(uk.integrate_velocity, padding_mode="zeros")),
+                MONAI: differentiated(_monai_integrate),
+            },
+            words=12,
+        ),
+        Operation(
+            "gaussian_smooth",
+            "smoothing, sigma 1",
+            (3,),
+            (False,),
+            {
+                OURS: differentiated(partial(uk.gaussian_smooth, sigma=1.0)),
+                "PyTorch conv3d": differentiated(partial(plain.convolved, sigma=1.0)),
+                "PyTorch slices": differentiated(partial(plain.summed_slices, sigma=1.0)),
+            },
+            words=6,
+        ),
+        *(
+            Operation(
+                "jacobian_determinant",
+                "Jacobian determinant" + (", gradient" if needs_grad else ""),
+                (3,),
+                (needs_grad,),
+                {
+                    OURS: differentiated(uk.jacobian_determinant),
+                    "PyTorch gradient": differentiated(plain.jacobian_determinant),
+                },
+                words=11 if needs_grad else 4,
+            )
+            for needs_grad in (False, True)
+        ),
+        Operation(
+            "folding_loss",
+            "folding",
+            (3,),
+            (True,),
+            {OURS: differentiated(uk.folding_loss), "PyTorch gradient": differentiated(plain.folding)},
+            words=9,
+        ),
+    ]

@@ -1,0 +1,150 @@
+"""Operations on images and fields: ours against MONAI's blocks and plain PyTorch, checked and then timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import pytest
+import torch
+
+from bench.cases import IMAGES
+from bench.failures import Failure, attempt
+from bench.measure import CACHE_BYTES, Plan
+from bench.memory import peak_extra_bytes
+from bench.operations import OURS, Build, Operation, Tensors, operations
+from bench.outcomes import GRADIENT_TOLERANCE, LOSS_TOLERANCE
+from bench.recording import record
+from bench.timing import Times, interleave
+
+USUAL = ("96", "brain")
+"""Shapes that run where none are chosen."""
+
+MOST_SETS = 4
+STREAM = "torch.add"
+PAIRS = [(operation, name) for operation in operations() for name in operation.contenders]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one contender.
+
+    Attributes:
+        times: of its runs.
+        errors: of the output and of the worst gradient, relative L2 norms against the float64 reference.
+        peak_extra_bytes: the most that a run held.
+        streaming_fraction: the bytes that any implementation must move, over those that ``torch.add`` moves in the
+            time of a run.
+    """
+
+    times: Times
+    errors: tuple[float, float | None]
+    peak_extra_bytes: int | None
+    streaming_fraction: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is the reference's."""
+        output, gradient = self.errors
+        tolerance = GRADIENT_TOLERANCE[torch.float32]
+        return output <= LOSS_TOLERANCE[torch.float32] and (gradient is None or gradient <= tolerance)
+
+
+Comparison = dict[str, "Found | Failure"]
+
+
+def compare(operation: Operation, spatial: tuple[int, ...], plan: Plan) -> Comparison:
+    """Every contender of an operation; one that fails takes no other with it."""
+    count = min(MOST_SETS, max(2, -(-CACHE_BYTES // operation.least_bytes(spatial))))
+    sets = [operation.make_inputs(spatial, seed, plan.device) for seed in range(count)]
+    wanted = operation.reference(sets[0])
+    found: Comparison = {}
+    runs: dict[str, Callable[[], Any]] = {}
+    errors, peaks, turns = {}, {}, {}
+    for name, build in operation.contenders.items():
+        tried = attempt(_try, build, sets, wanted, plan)
+        if isinstance(tried, Failure):
+            found[name] = tried
+        else:
+            runs[name], errors[name], peaks[name], seconds = tried
+            turns[name] = plan.rounds if seconds < plan.patience else 3
+    stream, streamed = _stream(spatial, plan.device)
+    failures: dict[str, Failure] = {}
+    times = interleave(
+        {**runs, STREAM: stream}, {**turns, STREAM: plan.rounds}, plan.seconds_per_turn, plan.device, failures=failures
+    )
+    rate = streamed / times.pop(STREAM).median
+    for name, measured in times.items():
+        fraction = operation.least_bytes(spatial) / measured.median / rate
+        found[name] = Found(measured, errors[name], peaks[name], fraction)
+    return {**found, **failures}
+
+
+def _try(
+    build: Build, sets: list[Tensors], wanted: Tensors, plan: Plan
+) -> tuple[Callable[[], Any], tuple[float, float | None], int | None, float]:
+    runs = [build(inputs) for inputs in sets]
+    output, *gradients = (_error(one, other) for one, other in zip(runs[0](), wanted, strict=False))
+    peak, seconds = peak_extra_bytes(runs[0], plan.device)
+    forever = cycle(runs)
+    return lambda: next(forever)(), (output, max(gradients, default=None)), peak, seconds
+
+
+def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual.double() - expected).norm() / expected.norm()).item()
+
+
+def _stream(spatial: tuple[int, ...], device: str) -> tuple[Callable[[], Any], int]:
+    """Reading two fields and writing a third, and the bytes that this moves."""
+    first, second, third = (torch.ones(3, *spatial, device=device) for _ in range(3))
+    return lambda: torch.add(first, second, out=third), 3 * first.nbytes
+
+
+@pytest.fixture(scope="module")
+def compared() -> dict[tuple[str, str], Comparison]:
+    """The comparisons so far."""
+    return {}
+
+
+@pytest.mark.parametrize(("operation", "name"), PAIRS, ids=[f"{o.title}-{name}" for o, name in PAIRS])
+@pytest.mark.parametrize("size", ["tiny", "96", "brain"])
+def test_operation(
+    size: str,
+    operation: Operation,
+    name: str,
+    compared: dict[tuple[str, str], Comparison],
+    chosen_shapes: list[str],
+    plan: Plan,
+    benchmark: Any,
+) -> None:
+    if size not in (chosen_shapes or USUAL):
+        pytest.skip(f"{size}: chosen by --bench-shapes, or --bench-full")
+    spatial = IMAGES[size][2:]
+    key = operation.title, size
+    if key not in compared:
+        compared[key] = compare(operation, spatial, plan)
+    found = compared[key][name]
+    if isinstance(found, Failure):
+        (pytest.fail if name == OURS and not found.is_lack_of_memory else pytest.skip)(f"{name} fails with {found}")
+    wrong = name == OURS and not found.exact
+    extra = {
+        "kind": "operation",
+        "op": operation.title,
+        "contender": name,
+        "ours": name == OURS,
+        "pass": operation.passes,
+        "shape": list(spatial),
+        "dtype": "float32",
+        "device": plan.device,
+        "loss_error": found.errors[0],
+        "gradient_error": found.errors[1],
+        "exact": found.exact,
+        "wrong": wrong,
+        "peak_extra_bytes": found.peak_extra_bytes,
+        "streaming_fraction": found.streaming_fraction,
+    }
+    record(benchmark, f"{operation.title} {size}", found.times, extra)
+    if wrong:
+        pytest.fail(f"{name} is wrong: {operation.title} of {size}: {found.errors}", pytrace=False)
