@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from math import prod
 
 import torch
@@ -57,10 +57,12 @@ class Operation:
         """The passes in words."""
         return "forward+backward" if any(self.needs_grad) else "forward"
 
-    def make_inputs(self, spatial: Sequence[int], seed: int, device: str, dtype: torch.dtype = torch.float32) -> Tensors:
+    def make_inputs(
+        self, spatial: Sequence[int], seed: int, device: str, dtype: torch.dtype = torch.float32
+    ) -> Tensors:
         """Smooth images in [0, 1], and smooth fields of up to :data:`SHIFT` voxels where there are three channels."""
         generator = torch.Generator().manual_seed(seed)
-        made = [_smooth(channels, spatial, generator).to(device, dtype) for channels in self.inputs]
+        made = [_smooth(channels, spatial, generator).to(device) for channels in self.inputs]
         return [tensor.requires_grad_(flag) for tensor, flag in zip(made, self.needs_grad, strict=True)]
 
     def least_bytes(self, spatial: Sequence[int]) -> int:
@@ -129,10 +131,6 @@ def _monai_compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     return inner + _monai("Warp")(outer, inner)
 
 
-def _monai_integrate(velocity: torch.Tensor) -> torch.Tensor:
-    return _monai("DVF2DDF")(velocity)
-
-
 def _warp(channels: int, needs_grad: tuple[bool, bool], title: str, words: int) -> Operation:
     contenders = {
         OURS: differentiated(uk.warp),
@@ -150,7 +148,6 @@ def operations() -> list[Operation]:
         _warp(1, forward, "warp", words=5),
         _warp(1, to_field, "warp, gradient to the field", words=13),
         _warp(3, to_field, "warp, 3 channels, gradient to the field", words=21),
-        _warp(12, to_field, "warp, 12 channels, gradient to the field", words=57),
         _warp(1, to_both, "warp, gradients to field and image", words=14),
         Operation(
             "compose_ddf",
@@ -158,51 +155,6 @@ def operations() -> list[Operation]:
             (3, 3),
             forward,
             {OURS: differentiated(uk.compose_ddf), MONAI: differentiated(_monai_compose)},
-            words=9,
-        ),
-        Operation(
-            "integrate_velocity",
-            "integration of a velocity",
-            (3,),
-            (True,),
-            {
-                OURS: differentiated(partial(uk.integrate_velocity, padding_mode="zeros")),
-                MONAI: differentiated(_monai_integrate),
-            },
-            words=12,
-        ),
-        Operation(
-            "gaussian_smooth",
-            "smoothing, sigma 1",
-            (3,),
-            (False,),
-            {
-                OURS: differentiated(partial(uk.gaussian_smooth, sigma=1.0)),
-                "PyTorch conv3d": differentiated(partial(plain.convolved, sigma=1.0)),
-                "PyTorch slices": differentiated(partial(plain.summed_slices, sigma=1.0)),
-            },
-            words=6,
-        ),
-        *(
-            Operation(
-                "jacobian_determinant",
-                "Jacobian determinant" + (", gradient" if needs_grad else ""),
-                (3,),
-                (needs_grad,),
-                {
-                    OURS: differentiated(uk.jacobian_determinant),
-                    "PyTorch gradient": differentiated(plain.jacobian_determinant),
-                },
-                words=11 if needs_grad else 4,
-            )
-            for needs_grad in (False, True)
-        ),
-        Operation(
-            "folding_loss",
-            "folding",
-            (3,),
-            (True,),
-            {OURS: differentiated(uk.folding_loss), "PyTorch gradient": differentiated(plain.folding)},
             words=9,
         ),
     ]

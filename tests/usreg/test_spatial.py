@@ -165,5 +165,5 @@ def test_what_cannot_be_inverted_is_said() -> None:
     with pytest.raises(ValueError, match=r"\(3, 7, 6, 5\)"):
         DisplacementField(grid(), torch.zeros(3, 5, 6, 7))
     jumps = torch.from_numpy(np.random.default_rng(4).normal(scale=20, size=(3, *SIZE)))
-    with pytest.raises(ValueError, match="no inverse to 0.001 mm"):
+    with pytest.raises(ValueError, match=r"no inverse to 0\.001 mm"):
         DisplacementField(grid(), jumps).inverse(iterations=20)

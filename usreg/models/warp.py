@@ -1,4 +1,4 @@
-"""The one place that warps: MONAI's ``Warp`` block, always in float32."""
+"""The one place that warps: the fused kernel on CPUs, elsewhere MONAI's ``Warp`` block; always in float32."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import warnings
 
 import torch
 from monai.networks.blocks.warp import Warp
+
+import usreg_kernels as uk
 
 MODES = ("bilinear", "nearest")
 PADDING_MODES = ("border", "zeros", "reflection")
@@ -31,6 +33,10 @@ def warp(image: torch.Tensor, ddf: torch.Tensor, mode: str = "bilinear", padding
         ValueError: an unknown mode, or shapes that do not fit.
     """
     check_modes(mode, padding_mode)
+    if image.shape[2:] != ddf.shape[2:]:
+        raise ValueError(f"image {tuple(image.shape)} and ddf {tuple(ddf.shape)} must have one spatial size")
+    if image.device.type == "cpu":  # on GPUs there is only the reference as yet, which is slow
+        return uk.warp(image, ddf, mode=mode, padding_mode=padding_mode)  # type: ignore[arg-type]
     dtype = torch.promote_types(torch.promote_types(image.dtype, ddf.dtype), torch.float32)
     with torch.autocast(ddf.device.type, enabled=False):
         warped: torch.Tensor = _block(mode, padding_mode)(image.to(dtype), ddf.to(dtype))

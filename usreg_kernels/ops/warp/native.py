@@ -1,7 +1,7 @@
 """The compiled warp: C++ on CPUs (``csrc/cpu/warp``).
 
-Nothing is saved for backward: a coordinate is a few operations on the displacement, which costs less than to write it in
-forward and read it in backward.
+Nothing is saved for backward: a coordinate is a few operations on the displacement, which cost less than to write it in
+forward and to read it in backward.
 """
 
 from __future__ import annotations
