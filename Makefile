@@ -121,7 +121,7 @@ sdist: setup ## source distribution, into dist/
 wheel: setup ## wheel for this platform, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
-clean: ## remove builds and caches (not .venv, but it is set up anew)
+clean: ## remove builds and caches (not .venv, but the next set-up starts from the beginning)
 	rm -rf build dist *.egg-info usreg_kernels/libusreg_* $(VENV)/.installed
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

@@ -1,7 +1,7 @@
 """Builds the native libraries of usreg_kernels; everything else about the distribution stands in pyproject.toml.
 
 ``libusreg_cpu.so`` comes from csrc/cpu with GCC or Clang, ``libusreg_cuda.so`` (on Windows ``libusreg_cuda.dll``) from
-csrc/cuda with nvcc. Both use torch's stable ABI alone and no ``Python.h``, so that one binary serves every Python 3 and
+csrc/cuda with nvcc. Both use only torch's stable ABI and no ``Python.h``, so that one binary serves every Python 3 and
 every torch since 2.10; ``torch.ops.load_library`` loads them. torch is found, but neither imported nor fetched: a build
 in isolation uses the headers of the environment's own torch.
 
@@ -160,7 +160,7 @@ def cuda_obstacle(tools: Tools) -> str | None:
         return "this version has no CUDA sources (csrc/cuda holds no .cu file)"
     if tools.nvcc is None:
         return "nvcc was not found: install the CUDA toolkit, or set NVCC or CUDA_HOME"
-    # It compiles and links against a CPU-only torch too, but is of no use there: on request alone.
+    # It compiles and links against a CPU-only torch too, but is of no use there: only on request.
     # On Windows it does not link there.
     torch_cuda = "torch_cuda.lib" if on_windows() else "libtorch_cuda.so"
     has_cuda = tools.torch is not None and (tools.torch / "lib" / torch_cuda).exists()

@@ -54,7 +54,7 @@ class Case:
         op: a key of ``LOSSES``.
         shape: of each input tensor.
         dtype: of each input tensor.
-        backward: forward and backward, or forward alone without a gradient.
+        backward: forward and backward, or only forward, without a gradient.
         window: LNCC's ``kernel_size``; None for the other ops.
         scheme: of the gradient smoothness; None for the other ops.
     """

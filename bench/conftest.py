@@ -211,7 +211,7 @@ def _chosen(config: pytest.Config) -> list[str]:
 
 
 def _contenders(config: pytest.Config, case: Case) -> list[Contender]:
-    """Those that were chosen; compilation takes much of the short run, which spends it on the usual cases alone."""
+    """Those that were chosen; compilation takes much of the short run, which spends it only on the usual cases."""
     words = [word.strip().lower() for word in (config.getoption("bench_contenders") or "").split(",")]
     chosen = [c for c in contenders(case.op) if c.ours or any(word in c.name.lower() for word in words)]
     if case.is_compiled or config.getoption("bench_full"):
@@ -235,6 +235,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict[str, Any]) -> None:
-    """The commit alone, without the branch or folder that it happened to be measured in."""
+    """Only the commit, without the branch or folder that it happened to be measured in."""
     for key in set(commit_info) - {"id", "time", "dirty"}:
         del commit_info[key]

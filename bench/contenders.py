@@ -172,7 +172,7 @@ def _monai_lncc(case: Case) -> Loss:
 
 def _monai_diffusion(case: Case) -> Loss:
     if case.scheme != "central":
-        raise Absent("its DiffusionLoss takes central differences alone")
+        raise Absent("its DiffusionLoss takes only central differences")
     return _module("monai.losses").DiffusionLoss()
 
 
@@ -219,6 +219,6 @@ def _fused_lncc(case: Case) -> Loss:
     if not torch.cuda.is_available():
         raise Absent("fused-lncc needs an NVIDIA GPU")
     if len(case.shape) != 5:
-        raise Absent("fused-lncc takes volumes alone")
+        raise Absent("fused-lncc takes only volumes")
     fused = _module("fused_lncc").fused_lncc_loss
     return lambda pred, target: fused(pred, target, _window(case)) - 1.0

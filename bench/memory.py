@@ -42,7 +42,7 @@ def _seconds(run: Run) -> float:
 
 
 def _reset_peak() -> bool:
-    """Start the high-water mark anew, if that is possible."""
+    """Reset the high-water mark, if that is possible."""
     if sys.platform != "linux":
         return False
     try:

@@ -122,7 +122,7 @@ def _tick(ax: Axes, values: Sequence[float]) -> None:
 def _label_ends(ax: Axes, ends: Sequence[tuple[str, str, tuple[float, float]]]) -> None:
     """Names to the right of the axes, at the heights of the lines' ends, moved apart where they would overlap.
 
-    Lines that end earlier have theirs beside their last points, likewise.
+    Lines that end earlier have theirs beside their last points.
     """
     low, high = (math.log(limit) for limit in ax.get_ylim())
     last = max((x for _, _, (x, _) in ends), default=0.0)

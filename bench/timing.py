@@ -146,7 +146,7 @@ def interleave(
 
     Args:
         contenders: what to run, by name.
-        rounds: turns of each; with a number per name, a slow contender takes part in the first rounds alone.
+        rounds: turns of each; with a number per name, a slow contender takes part only in the first rounds.
         seconds_per_turn: a contender that is done sooner runs again in its turn, so that fast ones have many samples.
             If even its fastest run takes :data:`LONG_RUN` times as long, as any does with 0, its turn is one run, which
             counts.

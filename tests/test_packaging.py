@@ -169,7 +169,7 @@ def test_obstacles_say_what_is_missing_and_the_way_out(
     assert "install one" in setup_py.cpu_obstacle(tools(tmp_path, None, "nvcc"))
     assert setup_py.cpu_obstacle(tools(tmp_path, "g++", None)) is None
     assert "CUDA toolkit" in setup_py.cuda_obstacle(tools(tmp_path, "g++", None))
-    # A CPU-only torch: on request alone.
+    # A CPU-only torch: only on request.
     assert "has no CUDA" in setup_py.cuda_obstacle(tools(tmp_path, "g++", "nvcc"))
     monkeypatch.setenv("USREG_BUILD_CUDA", "1")
     assert setup_py.cuda_obstacle(tools(tmp_path, "g++", "nvcc")) is None

@@ -121,7 +121,7 @@ class Registry(dict[str, Callable[..., T]]):
                 if name not in self._builtins:
                     raise ValueError(
                         f"{self.kind} '{name}' is already registered by {_where(known)}; {_where(factory)} needs "
-                        f"another name. (To define it anew in a notebook, first delete it from the registry: "
+                        f"another name. (To define it again in a notebook, first delete it from the registry: "
                         f"{self.kind.upper()}_REGISTRY.pop({name!r}).)"
                     )
                 logger.warning("%s '%s': %s replaces the built-in %s", self.kind, name, _where(factory), _where(known))

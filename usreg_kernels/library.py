@@ -1,7 +1,7 @@
 """The compiled libraries: loads them, and says why one is missing and how to get it.
 
 Both lie beside this file: ``libusreg_cpu.so`` (from ``csrc/cpu``) and ``libusreg_cuda.so`` (from ``csrc/cuda``; on
-Windows ``libusreg_cuda.dll``). They hold kernels alone; the ops' schemas are declared in Python, so that the ops exist
+Windows ``libusreg_cuda.dll``). They hold only kernels; the ops' schemas are declared in Python, so that the ops exist
 without them. torch takes the two in either order: a kernel that is loaded first waits for its schema.
 
 Environment variables:
@@ -41,13 +41,13 @@ def _load(name: str) -> str | None:
     if name == "cuda" and torch.version.cuda is None:
         return f"{file.name} needs a torch with CUDA, and this one ({torch.__version__}) has none: install such a torch"
     if name == "cpu" and sys.platform != "linux":
-        return f"{file.name} is made for Linux alone: elsewhere CPUs run plain PyTorch"
+        return f"{file.name} is made only for Linux: elsewhere CPUs run plain PyTorch"
     if not file.exists():
         return f"{file.name} is not built: install {_TOOLS[name]} and run {build}"
     try:
         torch.ops.load_library(str(file))
     except OSError as error:
-        return f"{file.name} does not load ({error.__cause__ or error}): build it anew with {build}"
+        return f"{file.name} does not load ({error.__cause__ or error}): build it again with {build}"
     return None
 
 

@@ -39,7 +39,7 @@ def _rectangular(size: int) -> torch.Tensor:
 
 
 def _triangular(size: int) -> torch.Tensor:
-    """A box of about half the size convolved with itself; for size 3 this leaves the centre alone, as in MONAI."""
+    """A box of about half the size convolved with itself; for size 3 this leaves only the centre, as in MONAI."""
     box_size = (size + 1) // 2
     if box_size % 2 == 0:
         box_size -= 1

@@ -13,7 +13,7 @@
 namespace usreg {
 
 constexpr int kFieldDifferences = 6;  // at most, that of the bending energy of a volume
-constexpr int kFieldShares = 21;      // at most, likewise
+constexpr int kFieldShares = 21;      // at most
 constexpr int kFieldReach = 2;        // no voxel's gradient depends on one that is further away along an axis
 
 enum class FieldLossKind { kForwardDifferences, kCentralDifferences, kBendingEnergy };

@@ -1,4 +1,4 @@
-// A program without torch: LNCC of a volume with itself, by the kernel headers alone. Prints the mean, which is -1.
+// A program without torch: LNCC of a volume with itself, with only the kernel headers. Prints the mean, which is -1.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>

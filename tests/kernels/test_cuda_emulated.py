@@ -124,7 +124,7 @@ def test_lncc_feature(feature: Feature) -> None:
 
 @pytest.mark.parametrize("multiprocessors", [1, 2, 5, 100])
 def test_lncc_in_chunks_of_planes(multiprocessors: int) -> None:
-    """More multiprocessors, more chunks: the march starts anew in each."""
+    """More multiprocessors, more chunks: the march starts again in each."""
     for feature in (Feature((1, 1, 13, 5, 9), kernel(5), mask=1), Feature((1, 2, 11, 4, 6), kernel(7), needs="p")):
         with cuda_emulation.emulated(multiprocessors):
             test_lncc_feature(feature)

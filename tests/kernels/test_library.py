@@ -53,7 +53,7 @@ def test_a_library_that_does_not_load_says_so(monkeypatch: pytest.MonkeyPatch, t
     reason = library._load("cpu")
     assert reason is not None
     assert reason.startswith("libusreg_cpu.so does not load (")
-    assert "build it anew" in reason
+    assert "build it again" in reason
 
 
 def test_libraries_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_libraries_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_one_is_told_to_build_what_their_system_cannot_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("USREG_DISABLE_LIBRARIES", raising=False)
     monkeypatch.setattr(library.sys, "platform", "win32")
-    assert library._load("cpu") == "libusreg_cpu.dll is made for Linux alone: elsewhere CPUs run plain PyTorch"
+    assert library._load("cpu") == "libusreg_cpu.dll is made only for Linux: elsewhere CPUs run plain PyTorch"
     assert library.path("cuda").name == "libusreg_cuda.dll"
 
 

@@ -58,7 +58,7 @@ def test_missing_file_and_folder(tmp_path):
 def test_truncated_file_is_found(tmp_path, suffix, keep):
     path = save(tmp_path / f"a{suffix}", random_voxels(16, 16, 16))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=rf"a{suffix}.*copy or convert the file anew"):
+    with pytest.raises(DataError, match=rf"a{suffix}.*copy or convert the file again"):
         read_volume(path)
 
 

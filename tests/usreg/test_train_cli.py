@@ -185,7 +185,7 @@ def test_help(capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_run(tiny_file):
-    """The main process alone writes, a bad batch of one process is skipped by both, and none waits for ever."""
+    """Only the main process writes, a bad batch of one process is skipped by both, and none waits for ever."""
     command = [
         sys.executable,
         "-m",

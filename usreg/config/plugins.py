@@ -37,7 +37,7 @@ def import_plugins(modules: Sequence[str], folders: Sequence[Path], source: str)
     a plugin the path is left alone.
 
     A single file written as if it lay in ``usreg/losses`` (``from .utils import register_loss``, as the guide to custom
-    losses has it), or likewise in ``usreg/models`` or ``usreg/metrics``, is imported as a module of that package.
+    losses has it), or in ``usreg/models`` or ``usreg/metrics``, is imported as a module of that package.
 
     Args:
         modules: names of Python modules, ``my_loss`` or ``my_package.losses``.

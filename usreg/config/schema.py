@@ -19,7 +19,7 @@ class WandbConfig:
     run_name: str | None = None
     """The run's name there; chosen by Weights & Biases when missing."""
     offline: bool = False
-    """Write the log to the run's folder alone, to be synchronised later."""
+    """Write the log only to the run's folder, to be synchronised later."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Checks of one case of a manifest that need the files' headers and landmarks alone."""
+"""Checks of one case of a manifest that need only the files' headers and landmarks."""
 
 from __future__ import annotations
 

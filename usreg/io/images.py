@@ -21,7 +21,7 @@ from ..errors import DataError
 _READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
 """What nibabel, gzip and zlib raise for a file that is cut short, overwritten or of another kind."""
 
-_WAY_OUT = "a NIfTI volume (.nii, .nii.gz) is needed; copy or convert the file anew"
+_WAY_OUT = "a NIfTI volume (.nii, .nii.gz) is needed; copy or convert the file again"
 
 
 @dataclass(frozen=True)

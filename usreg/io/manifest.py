@@ -63,7 +63,7 @@ def read_manifest(json_file: Path, split: str) -> list[Case]:
 
     Raises:
         DataError: no such file, no JSON, no such list, an empty list, a case without one of its images or with a
-            label or landmarks for one image alone, a value of a wrong type, or a pair listed in two splits. The text
+            label or landmarks for only one image, a value of a wrong type, or a pair listed in two splits. The text
             lists all faulty cases.
     """
     content = _read_json(json_file)

@@ -41,7 +41,7 @@ class DiceSmoothLoss(nn.Module):
         Args:
             warped: (B, 1, D, H, W) in [0, 1].
             fixed: (B, 1, D, H, W) in [0, 1].
-            pred_dvf: (B, 3, D, H, W), voxels; without it the Dice term alone remains.
+            pred_dvf: (B, 3, D, H, W), voxels; without it only the Dice term remains.
             gt_dvf: not used.
         """
         everything = tuple(range(fixed.dim()))

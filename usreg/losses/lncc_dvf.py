@@ -60,7 +60,7 @@ class LNCCWithDVFSupervision(nn.Module):
         Args:
             warped: (B, 1, D, H, W).
             fixed: (B, 1, D, H, W).
-            pred_dvf: (B, 3, D, H, W), voxels; without it the image term alone remains.
+            pred_dvf: (B, 3, D, H, W), voxels; without it only the image term remains.
             gt_dvf: (B, 3, D, H, W), voxels, or None where the true field is unknown.
         """
         image_term = (self.image_weight, lambda: self.image_loss(warped, fixed))

@@ -52,7 +52,7 @@ class LNCCWithSmoothness(nn.Module):
         Args:
             warped: (B, 1, D, H, W).
             fixed: (B, 1, D, H, W).
-            pred_dvf: (B, 3, D, H, W), voxels; without it the image term alone remains.
+            pred_dvf: (B, 3, D, H, W), voxels; without it only the image term remains.
             gt_dvf: not used.
         """
         terms = [(1.0, lambda: self.image_loss(warped, fixed))]

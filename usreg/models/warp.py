@@ -35,7 +35,7 @@ def warp(image: torch.Tensor, ddf: torch.Tensor, mode: str = "bilinear", padding
     check_modes(mode, padding_mode)
     if image.shape[2:] != ddf.shape[2:]:
         raise ValueError(f"image {tuple(image.shape)} and ddf {tuple(ddf.shape)} must have one spatial size")
-    if image.device.type == "cpu":  # on GPUs there is only the reference as yet, which is slow
+    if image.device.type == "cpu":  # on GPUs there is only the reference so far, which is slow
         return uk.warp(image, ddf, mode=mode, padding_mode=padding_mode)  # type: ignore[arg-type]
     dtype = torch.promote_types(torch.promote_types(image.dtype, ddf.dtype), torch.float32)
     with torch.autocast(ddf.device.type, enabled=False):
@@ -55,7 +55,7 @@ def check_modes(mode: str, padding_mode: str) -> None:
 
 
 class _Warp(Warp):
-    """MONAI's block without its memory of the last grid, of which it checks the shape alone, not device or dtype."""
+    """MONAI's block without its memory of the last grid, of which it checks only the shape, not device or dtype."""
 
     def get_reference_grid(self, ddf: torch.Tensor, jitter: bool = False, seed: int = 0) -> torch.Tensor:
         """The voxel coordinates (1, 3, D, H, W), order z, y, x; the block has no jitter here."""

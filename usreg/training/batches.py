@@ -1,4 +1,4 @@
-"""Loading: batches whose order depends on the seed and the epoch alone, so that a resumed run sees the same ones."""
+"""Loading: batches whose order depends only on the seed and the epoch, so that a resumed run sees the same ones."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class TrainingProgress:
         return better_loss, better_epe
 
     def forget_best(self) -> None:
-        """Begin anew with the lowest values."""
+        """Start again with the lowest values."""
         self.best_val_loss = self.best_epe = math.inf
 
     def next_epoch(self) -> None:

@@ -41,7 +41,7 @@ class Run:
         config: the checked config; ``plain_config`` is the same as plain containers.
         model: the network as prepared for training, possibly inside a parallel wrapper; ``network`` is itself.
         folder: the run's folder, which exists.
-        metrics: the table behind metrics.csv; trackers and metrics file are used by the main process alone.
+        metrics: the table behind metrics.csv; trackers and metrics file are used only by the main process.
         resumed_from: the checkpoint that the run goes on from.
     """
 
@@ -207,7 +207,7 @@ def _check_work_left(config: Config, progress: TrainingProgress, resume: Resume 
         if resume is not None and wanted is not None and done >= wanted:
             raise UsageError(
                 f"nothing is left to train: {resume.path} has {done} {key.replace('max_', '')} behind it, and "
-                f"training.{key} is {wanted}. Give a larger training.{key}, or train anew without training.resume"
+                f"training.{key} is {wanted}. Give a larger training.{key}, or start a new run without training.resume"
             )
 
 

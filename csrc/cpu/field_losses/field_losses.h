@@ -17,7 +17,7 @@ struct FieldRegion {
   int64_t numel() const { return size(0) * size(1) * size(2); }
   bool has_row(int64_t z, int64_t y) const { return z >= begin[0] && z < end[0] && y >= begin[1] && y < end[1]; }
 
-  // Where the row (z, y) of a component begins in a tensor that holds this region alone, as if it had the voxel x = 0.
+  // Where the row (z, y) of a component begins in a tensor that holds only this region, as if it had the voxel x = 0.
   int64_t row_start(int64_t component, int64_t z, int64_t y) const {
     return ((component * size(0) + z - begin[0]) * size(1) + y - begin[1]) * size(2) - begin[2];
   }

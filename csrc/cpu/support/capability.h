@@ -1,8 +1,8 @@
 // Which instruction set the CPU kernels use, chosen once per process.
 #pragma once
 
-// One x86-64 binary holds every kernel three times (cpu/support/for_each_isa.inc); elsewhere there is the baseline
-// alone.
+// One x86-64 binary holds every kernel three times (cpu/support/for_each_isa.inc); elsewhere there is only the
+// baseline.
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define USREG_SEVERAL_ISAS 1
 #else

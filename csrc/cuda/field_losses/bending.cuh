@@ -88,7 +88,7 @@ class BendingLoss {
   History<R> y_history_, x_history_;
 };
 
-// The gradient, from plane to plane: each second difference that takes the column in is found anew.
+// The gradient, from plane to plane: each second difference that takes the column in is found again.
 template <bool kGradMap, class Element>
 class BendingGradient {
  public:

@@ -1,5 +1,5 @@
 // Gradient smoothness and bending energy on GPUs: one pass over the field for the loss, and one for the gradient, which
-// finds the differences anew. Nothing is saved.
+// finds the differences again. Nothing is saved.
 //
 // Loss and Gradient are classes of smoothness.cuh or bending.cuh. Each has a column of the field march
 // past: what planes share stays in registers, and a border hides differences, at the price of an instruction each.

@@ -92,7 +92,7 @@ struct FieldColumn {
     return loss.weights + component % static_cast<unsigned>(loss.channels) * per_channel;
   }
 
-  // Likewise in a loss map, which leaves out a margin at the borders of the axes that there are.
+  // The same holds in a loss map, which leaves out a margin at the borders of the axes that there are.
   template <class T>
   __device__ int64_t place_in_map(const FieldLoss<T>& loss, int64_t plane, int margin) const {
     const int margin_y = loss.has_y ? margin : 0, margin_z = loss.margin_along_z(margin);
@@ -199,7 +199,7 @@ class GradMap {
   __device__ void advance() { here_ += plane_; }
 
  private:
-  const R* here_;  // it is read where there is a map alone
+  const R* here_;  // it is read only where there is a map
   int64_t plane_;
   int row_;
 };

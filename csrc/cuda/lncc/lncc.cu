@@ -194,7 +194,7 @@ void run_backward(TensorLaunches& launches, const LnccCall& call, int map_count,
 
 // Returns the gradients to pred and target, of the images' dtype and shape; none where not asked for.
 // grad_output: of the loss' dtype and shape. divisor: as forward returned it. maps: as forward returned them, or empty
-// to have them made anew; three of them give the gradient to pred alone.
+// to have them made again; three of them give only the gradient to pred.
 std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
     const Tensor& grad_output, const Tensor& divisor, const Tensor& maps, const Tensor& pred, const Tensor& target,
     const std::optional<Tensor>& mask, std::vector<double> window_z, std::vector<double> window_y,

@@ -34,7 +34,7 @@ struct MarchGrid {
   __host__ __device__ int64_t blocks() const { return shape.volumes * z_chunks * x_tiles * y_tiles; }
 };
 
-// The place of a thread. Lanes at both ends of a row's group serve their neighbours alone.
+// The place of a thread. Lanes at both ends of a row's group serve only their neighbours.
 template <int kHalo>
 struct MarchPlace {
   static constexpr int kHaloLanes = ceil_div(kHalo, kColumns);

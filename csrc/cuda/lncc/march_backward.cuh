@@ -13,7 +13,7 @@ struct MarchBackwardArguments {
   const float* maps;      // by MapLayout
   const float* grad_map;  // null, or factors of the maps (volumes, depth, height, pitch)
   const T* pred;          // (volumes, depth, height, pitch); with three maps, the image whose maps they are
-  const T* target;        // likewise
+  const T* target;        // the same
   GradientOutputs<T> outputs;
 };
 
@@ -23,7 +23,7 @@ struct BackwardMarch {
   const MarchBackwardArguments<T>& arguments;
   const MarchPlace<kHalo>& place;
   const float* maps;      // of this thread, in the plane that is next
-  const float* grad_map;  // likewise
+  const float* grad_map;  // the same
   const T* pred;          // of this thread, in the volume's first plane
   const T* target;
   int64_t image_plane, map_plane, gradient_start;

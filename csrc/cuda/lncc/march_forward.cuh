@@ -13,7 +13,7 @@ struct MarchForwardArguments {
   MarchWeights weights;
   CorrelationConstants<float> constants;
   const T* pred;    // (volumes, depth, height, pitch)
-  const T* target;  // likewise
+  const T* target;  // the same
   CorrelationOutputs<float> outputs;
 };
 

@@ -1,4 +1,4 @@
-// How a call of local normalised cross-correlation is cut into blocks: decided on the host, from shapes alone.
+// How a call of local normalised cross-correlation is cut into blocks: decided on the host, only from shapes.
 #pragma once
 
 #include <algorithm>
@@ -54,7 +54,7 @@ inline bool can_march(const LnccShape& shape, const LnccWindow& window) {
 constexpr int64_t kWaves = 5;  // of blocks: with more of them, their ends leave few slots empty as it is
 
 // How many planes a block takes, out of those numbers that finish first by the planes marched: chunks cost their halos
-// anew, but fill more of the slots that blocks run in at once.
+// again, but fill more of the slots that blocks run in at once.
 inline int choose_chunk(int depth, int halo, int64_t columns, int64_t slots) {
   const auto cost = [&](int chunks) {
     return ceil_div(columns * chunks, slots) * (ceil_div(depth, chunks) + 2 * halo);

@@ -85,7 +85,7 @@ struct CorrelationOutputs {
   R* loss_map;  // null, or (volumes, depth, height, width)
   R* maps;      // null, or by MapLayout
   R* partials;  // null, or sums of the negated ncc, one per block
-  R* weights;   // sums of the mask, likewise
+  R* weights;   // null, or sums of the mask, one per block
 };
 
 // What backward makes of the maps.
@@ -96,7 +96,7 @@ struct GradientOutputs {
   const double* divisor;  // of the mean
   double volume;          // of the window; the maps are less by this factor
   T* pred_grad;           // (volumes, depth, height, width); with three maps, that of the image whose maps they are
-  T* target_grad;         // null, or likewise
+  T* target_grad;         // null, or the same for the target
 
   // What every gradient is multiplied by; the loss is the negated correlation.
   __device__ R scale() const {

@@ -1,5 +1,5 @@
 // Local normalised cross-correlation on GPUs for every window, and for float64: sums along x, then y, then z, each by
-// adding up the window anew, through arrays in memory. Nothing is ever subtracted.
+// adding up the window again, through arrays in memory. Nothing is ever subtracted.
 //
 // Window sums of the images are float64, whatever their type. Volumes are taken in parts, so that these arrays stay
 // small.

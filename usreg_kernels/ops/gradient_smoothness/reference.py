@@ -30,7 +30,7 @@ def _interior(x: torch.Tensor, skip: int | None = None) -> torch.Tensor:
 
 
 def difference(u: torch.Tensor, axis: int, scheme: str) -> torch.Tensor:
-    """Differences of u (B, n, spatial...) along one axis; interior voxels alone for ``central``."""
+    """Differences of u (B, n, spatial...) along one axis; only interior voxels for ``central``."""
     if scheme == "forward":
         return torch.diff(u, dim=axis)
     u = _interior(u, skip=axis)

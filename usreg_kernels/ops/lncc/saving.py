@@ -1,4 +1,4 @@
-"""Whether backends of local normalised cross-correlation save what backward can compute anew.
+"""Whether backends of local normalised cross-correlation save what backward can compute again.
 
 Environment variables:
 

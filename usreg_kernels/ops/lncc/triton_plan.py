@@ -1,6 +1,6 @@
 """How a call of the z-march of local normalised cross-correlation is cut into programs.
 
-A plan decides the order of sums, hence the last digits of a result. So it follows from what a call says (shape, dtype,
+A plan decides the order of sums, and so the last digits of a result. So it follows from what a call says (shape, dtype,
 window, device) and from what the kernel compiles to, and from nothing that changes between calls.
 """
 
@@ -54,7 +54,7 @@ class Tile:
         return self.columns * self.lanes >= width
 
     def along_x(self, width: int, halo: int) -> int:
-        """How many tiles a row takes, where lanes at a tile's ends may serve as halo alone."""
+        """How many tiles a row takes, where lanes at a tile's ends may serve only as halo."""
         if self.whole(width):
             return 1
         owned = self.lanes - 2 * ceil_div(halo, self.columns)

@@ -7,7 +7,7 @@ Environment variables:
     others, each in a CUDA graph of many launches, which takes a minute or so of compiling; the fastest is added to the
     file. A file that is complete pins every launch. Unset: the tile by counts. Read at import.
 
-A tile changes the order of sums, hence the last digits of a result.
+A tile changes the order of sums, and so the last digits of a result.
 """
 
 from __future__ import annotations
