@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from kernels.compare import assert_close
 from monai.data import MetaTensor
 from monai.losses import BendingEnergyLoss, DiffusionLoss, LocalNormalizedCrossCorrelationLoss
+from monai.networks.blocks import DVF2DDF, Warp
 
+from usreg_kernels import warp as fused_warp
 from usreg_kernels.integrations import monai as integration
 from usreg_kernels.windows import KERNEL_TYPES
 
@@ -62,3 +65,57 @@ def test_meta_tensors_and_monais_own_errors() -> None:
     assert type(loss(image, image)) is torch.Tensor
     with pytest.raises(ValueError, match="ground truth has differing shape"):
         loss(image, image[..., :4])
+
+
+def _blocks() -> list[torch.nn.Module]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*native grid_sample")  # MONAI announces its backend each time
+        return [
+            *(Warp(mode, padding) for mode in ("bilinear", "nearest") for padding in ("border", "zeros", "reflection")),
+            Warp(jitter=True),
+            Warp("bicubic"),
+            DVF2DDF(),
+        ]
+
+
+def test_patched_blocks_keep_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the fused warp serves, and those that stay MONAI's: jitter, cubic interpolation, one slice."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 6, 7, 8, generator=generator, dtype=torch.float64)
+    slices = torch.rand(2, 3, 1, 7, 8, generator=generator, dtype=torch.float64)
+    fused: list[str] = []
+    monkeypatch.setattr(integration, "warp", lambda *a, **k: fused.append(k["mode"]) or fused_warp(*a, **k))
+
+    def results() -> list[torch.Tensor]:
+        found = []
+        for block in _blocks():
+            for volume in (image, slices):
+                ddf = 6 * torch.rand(volume.shape, generator=torch.Generator().manual_seed(1)).to(volume) - 3
+                is_cubic = getattr(block, "_interp_mode", None) == "bicubic"
+                if is_cubic:  # for images of two dimensions only
+                    found.append(block(volume[:, :, 0], ddf[:, 1:, 0]))
+                else:
+                    found.append(block(ddf) if isinstance(block, DVF2DDF) else block(volume, ddf))
+        return found
+
+    expected = results()
+    assert not fused
+    integration.patch()
+    try:
+        patched = results()
+        with pytest.raises(ValueError, match="input DDF shape must be"):
+            _blocks()[0](image, slices)
+    finally:
+        integration.unpatch()
+    assert fused.count("bilinear") >= 3
+    for found, wanted in zip(patched, expected, strict=True):
+        assert_close(found, wanted, 1e-10)
+
+
+@pytest.mark.usefixtures("patched")
+def test_a_patched_warp_keeps_meta_tensors() -> None:
+    image = MetaTensor(torch.rand(1, 1, 5, 6, 7), affine=2 * torch.eye(4))
+    warped = _blocks()[0](image, torch.zeros(1, 3, 5, 6, 7))
+    assert isinstance(warped, MetaTensor)
+    assert torch.equal(warped.affine, image.affine)
+    assert torch.equal(warped.as_tensor(), image.as_tensor())

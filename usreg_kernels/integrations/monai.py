@@ -1,8 +1,8 @@
-"""Makes MONAI's own loss classes run the fused ops: ``patch()`` before training, ``unpatch()`` to go back.
+"""Makes MONAI's own losses and blocks run the fused ops: ``patch()`` before training, ``unpatch()`` to go back.
 
 The classes stay MONAI's (constructor, checks, attributes); their ``forward`` is replaced, so objects and imports made
-before the patch follow it too. Two things differ from MONAI: the loss of half-precision input is float32 (MONAI's is
-often NaN there), and integer fields are refused.
+before the patch follow it too. Three things differ from MONAI. Half-precision input gives a float32 loss (MONAI's is
+often NaN there) and a float32 image or field. Integer fields are refused. A coordinate that is not finite warps to NaN.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from usreg_kernels.fields import INTERPOLATIONS, warp
 from usreg_kernels.functional import bending_energy_loss, gradient_smoothness_loss, lncc_loss
 from usreg_kernels.windows import KERNEL_TYPES, KernelType, make_window
 
@@ -58,6 +59,44 @@ def _lncc_class() -> type:
     return LocalNormalizedCrossCorrelationLoss
 
 
+def _is_fused(block: Any, image: torch.Tensor, ddf: torch.Tensor) -> bool:
+    """Whether the fused warp does what a MONAI ``Warp`` does with these tensors, and faster: it has kernels for CPUs.
+
+    MONAI's own says what is wrong with tensors that do not fit. Its compiled extensions know more modes. An axis of one
+    voxel has no neighbours there, whatever the padding mode.
+    """
+    dims = image.ndim - 2
+    return (
+        dims in (2, 3)
+        and image.device.type == ddf.device.type == "cpu"
+        and ddf.shape == (image.shape[0], dims, *image.shape[2:])
+        and min(image.shape[2:]) > (1 if block._padding_mode_native == "zeros" else 0)
+        and block._interp_mode == block._interp_mode_native
+        and block._interp_mode_native in INTERPOLATIONS
+        and not block.jitter
+    )
+
+
+def _warp_forward(self: Any, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
+    if not _is_fused(self, image, ddf):
+        return _originals[_warp_class()](self, image, ddf)
+    warped = warp(image, ddf, mode=self._interp_mode_native, padding_mode=self._padding_mode_native)
+    return _like(image, warped)
+
+
+def _like(image: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """The result as a ``MetaTensor`` with the image's meta data, where the image is one."""
+    from monai.data.meta_tensor import MetaTensor
+
+    return MetaTensor(result).copy_meta_from(image) if isinstance(image, MetaTensor) else result
+
+
+def _warp_class() -> type:
+    from monai.networks.blocks.warp import Warp
+
+    return Warp
+
+
 def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
     try:
         from monai.losses.deform import BendingEnergyLoss, DiffusionLoss
@@ -66,13 +105,16 @@ def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
             _lncc_class(): _lncc_forward,
             DiffusionLoss: _diffusion_forward,
             BendingEnergyLoss: _bending_forward,
+            _warp_class(): _warp_forward,
         }
     except ImportError as error:
         raise ImportError("usreg_kernels.integrations.monai needs MONAI: pip install 'monai>=1.6'") from error
 
 
 def patch() -> None:
-    """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses; does nothing when done already.
+    """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of its ``Warp`` on CPUs.
+
+    ``DVF2DDF`` warps with that block, so it follows. Does nothing when done already.
 
     Raises:
         ImportError: MONAI is not installed.
