@@ -85,6 +85,11 @@ def use_backend(name: BackendName) -> Iterator[None]:
         _choice.name = previous
 
 
+def chosen_backend() -> BackendName | None:
+    """The name that :func:`use_backend` or ``USREG_BACKEND`` asks for; None for the automatic choice."""
+    return _choice.name
+
+
 def _candidates(device_type: str) -> tuple[BackendName, ...]:
     return _AUTOMATIC["cpu" if device_type == "cpu" else "gpu"]
 

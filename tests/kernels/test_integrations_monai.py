@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.losses import BendingEnergyLoss, DiffusionLoss, LocalNormalizedCrossCorrelationLoss
 from monai.networks.blocks import DVF2DDF, Warp
 
+import usreg_kernels as uk
 from usreg_kernels import warp as fused_warp
 from usreg_kernels.integrations import monai as integration
 from usreg_kernels.windows import KERNEL_TYPES
@@ -119,3 +120,10 @@ def test_a_patched_warp_keeps_meta_tensors() -> None:
     assert isinstance(warped, MetaTensor)
     assert torch.equal(warped.affine, image.affine)
     assert torch.equal(warped.as_tensor(), image.as_tensor())
+
+
+@pytest.mark.usefixtures("patched")
+def test_a_backend_that_cannot_warp_leaves_the_block_to_monai() -> None:
+    image, ddf = torch.rand(1, 1, 5, 6, 7), torch.zeros(1, 3, 5, 6, 7)
+    with uk.use_backend("cuda"):
+        assert_close(_blocks()[0](image, ddf), image, 1e-6)

@@ -9,6 +9,7 @@ import torch
 from monai.networks.blocks.warp import Warp
 
 import usreg_kernels as uk
+from usreg_kernels.dispatch import chosen_backend
 
 MODES = ("bilinear", "nearest")
 PADDING_MODES = ("border", "zeros", "reflection")
@@ -35,7 +36,7 @@ def warp(image: torch.Tensor, ddf: torch.Tensor, mode: str = "bilinear", padding
     check_modes(mode, padding_mode)
     if image.shape[2:] != ddf.shape[2:]:
         raise ValueError(f"image {tuple(image.shape)} and ddf {tuple(ddf.shape)} must have one spatial size")
-    if image.device.type == "cpu":  # on GPUs there is only the reference so far, which is slow
+    if image.device.type == "cpu" and chosen_backend() in (None, "cpu", "reference"):  # all that the op has so far
         return uk.warp(image, ddf, mode=mode, padding_mode=padding_mode)  # type: ignore[arg-type]
     dtype = torch.promote_types(torch.promote_types(image.dtype, ddf.dtype), torch.float32)
     with torch.autocast(ddf.device.type, enabled=False):

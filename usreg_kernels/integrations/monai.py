@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from usreg_kernels.dispatch import chosen_backend
 from usreg_kernels.fields import INTERPOLATIONS, warp
 from usreg_kernels.functional import bending_energy_loss, gradient_smoothness_loss, lncc_loss
 from usreg_kernels.windows import KERNEL_TYPES, KernelType, make_window
@@ -69,6 +70,7 @@ def _is_fused(block: Any, image: torch.Tensor, ddf: torch.Tensor) -> bool:
     return (
         dims in (2, 3)
         and image.device.type == ddf.device.type == "cpu"
+        and chosen_backend() in (None, "cpu", "reference")
         and ddf.shape == (image.shape[0], dims, *image.shape[2:])
         and min(image.shape[2:]) > (1 if block._padding_mode_native == "zeros" else 0)
         and block._interp_mode == block._interp_mode_native
