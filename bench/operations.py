@@ -57,10 +57,12 @@ class Operation:
         """The passes in words."""
         return "forward+backward" if any(self.needs_grad) else "forward"
 
-    def make_inputs(
-        self, spatial: Sequence[int], seed: int, device: str, dtype: torch.dtype = torch.float32
-    ) -> Tensors:
-        """Smooth images in [0, 1], and smooth fields of up to :data:`SHIFT` voxels where there are three channels."""
+    def make_inputs(self, spatial: Sequence[int], seed: int, device: str) -> Tensors:
+        """Smooth images in [0, 1], and smooth fields of up to :data:`SHIFT` voxels where there are three channels.
+
+        Displacements are odd multiples of 1/2048: with a voxel's own coordinate they make a number that float32 holds,
+        and that is not a voxel's centre. There the gradient jumps, and rounding would decide which side counts.
+        """
         generator = torch.Generator().manual_seed(seed)
         made = [_smooth(channels, spatial, generator).to(device) for channels in self.inputs]
         return [tensor.requires_grad_(flag) for tensor, flag in zip(made, self.needs_grad, strict=True)]
@@ -79,9 +81,10 @@ class Operation:
 def _smooth(channels: int, spatial: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     coarse = [max(2, length // CELL) for length in spatial]
     values = torch.rand(1, channels, *coarse, generator=generator)
-    if channels == len(spatial):
-        values = SHIFT * (2 * values - 1)
-    return F.interpolate(values, size=tuple(spatial), mode="trilinear", align_corners=True)
+    smooth = F.interpolate(values, size=tuple(spatial), mode="trilinear", align_corners=True)
+    if channels != len(spatial):
+        return smooth
+    return ((SHIFT * (2 * smooth - 1) * 1024).floor() + 0.5) / 1024
 
 
 def differentiated(function: Function, prepare: Callable[[Tensors], Tensors] | None = None) -> Build:

@@ -15,9 +15,9 @@ from bench.failures import Failure, attempt
 from bench.measure import CACHE_BYTES, Plan
 from bench.memory import peak_extra_bytes
 from bench.operations import OURS, Build, Operation, Tensors, operations
+from bench.outcomes import Error
 from bench.recording import record
 from bench.timing import Times, interleave
-from tools.tolerances import OTHERS_GRADIENT_TOLERANCE, OTHERS_LOSS_TOLERANCE
 
 USUAL = ("96", "brain")
 """Shapes that run where none are chosen."""
@@ -33,23 +33,18 @@ class Found:
 
     Attributes:
         times: of its runs.
-        errors: of the output and of the worst gradient, relative L2 norms against the float64 reference.
+        error: of the output and of the worst gradient, relative L2 norms against the float64 reference.
+        exact: whether the error is within the tolerances.
         peak_extra_bytes: the most that a run held.
         streaming_fraction: the bytes that any implementation must move, over those that ``torch.add`` moves in the
             time of a run.
     """
 
     times: Times
-    errors: tuple[float, float | None]
+    error: Error
+    exact: bool
     peak_extra_bytes: int | None
     streaming_fraction: float
-
-    @property
-    def exact(self) -> bool:
-        """Whether the result is the reference's. A coordinate above 100 is off by 1e-5 voxels in float32 anyway."""
-        output, gradient = self.errors
-        tolerance = OTHERS_GRADIENT_TOLERANCE[torch.float32]
-        return output <= OTHERS_LOSS_TOLERANCE[torch.float32] and (gradient is None or gradient <= tolerance)
 
 
 Comparison = dict[str, "Found | Failure"]
@@ -78,18 +73,19 @@ def compare(operation: Operation, spatial: tuple[int, ...], plan: Plan) -> Compa
     rate = streamed / times.pop(STREAM).median
     for name, measured in times.items():
         fraction = operation.least_bytes(spatial) / measured.median / rate
-        found[name] = Found(measured, errors[name], peaks[name], fraction)
+        exact = errors[name].within_tolerance(torch.float32, ours=name == OURS)
+        found[name] = Found(measured, errors[name], exact, peaks[name], fraction)
     return {**found, **failures}
 
 
 def _try(
     build: Build, sets: list[Tensors], wanted: Tensors, plan: Plan
-) -> tuple[Callable[[], Any], tuple[float, float | None], int | None, float]:
+) -> tuple[Callable[[], Any], Error, int | None, float]:
     runs = [build(inputs) for inputs in sets]
     output, *gradients = (_error(one, other) for one, other in zip(runs[0](), wanted, strict=False))
     peak, seconds = peak_extra_bytes(runs[0], plan.device)
     forever = cycle(runs)
-    return lambda: next(forever)(), (output, max(gradients, default=None)), peak, seconds
+    return lambda: next(forever)(), Error(output, max(gradients, default=None)), peak, seconds
 
 
 def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -128,11 +124,11 @@ def test_operation(
         "shape": list(spatial),
         "dtype": "float32",
         "device": plan.device,
-        "loss_error": found.errors[0],
-        "gradient_error": found.errors[1],
+        "loss_error": found.error.loss,
+        "gradient_error": found.error.gradient,
         "exact": found.exact,
         "peak_extra_bytes": found.peak_extra_bytes,
         "streaming_fraction": found.streaming_fraction,
     }
-    wrong = None if found.exact or name != OURS else f"{name} is wrong: {operation.title} of {size}: {found.errors}"
+    wrong = None if found.exact or name != OURS else f"{name} is wrong: {operation.title} of {size}: {found.error}"
     record(benchmark, f"{operation.title} {size}", found.times, extra, wrong)

@@ -1,4 +1,4 @@
-"""Fused losses for image registration, with exact gradients; the fastest backend that the machine can run.
+"""Fused losses and warps for image registration, with exact gradients; the fastest backend that the machine can run.
 
 from usreg_kernels import LNCCLoss
 loss = LNCCLoss(kernel_size=9)(warped, fixed)

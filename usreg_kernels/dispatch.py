@@ -85,11 +85,6 @@ def use_backend(name: BackendName) -> Iterator[None]:
         _choice.name = previous
 
 
-def chosen_backend() -> BackendName | None:
-    """The name that :func:`use_backend` or ``USREG_BACKEND`` asks for; None for the automatic choice."""
-    return _choice.name
-
-
 def _candidates(device_type: str) -> tuple[BackendName, ...]:
     return _AUTOMATIC["cpu" if device_type == "cpu" else "gpu"]
 
@@ -122,6 +117,18 @@ def select(op: str, tensors: Tensors, params: dict[str, Any]) -> BackendName:
         if _reason(op, name, tensors, params) is None:
             return name
     return "reference"
+
+
+def is_worthwhile(op: str, device_type: str) -> bool:
+    """Whether a caller that has a library's function in hand should call an op instead.
+
+    It should where a kernel of the op can run on that type of device; the reference is slow. Where a backend was asked
+    for by name, it should if the op has that one.
+    """
+    kernels = tuple(name for name in _candidates(device_type) if name != "reference")
+    names = kernels if _choice.name is None else (_choice.name,)
+    found = _backends[op]
+    return any(name in found and found[name].missing() is None for name in names)
 
 
 _warned: set[str] = set()
@@ -238,7 +245,7 @@ def available_backends(op: str) -> tuple[BackendName, ...]:
     """The backends of an op that can run on this machine.
 
     Args:
-        op: ``"lncc"``, ``"gradient_smoothness"``, ``"bending_energy"``, ``"dvf_mse"`` or ``"dvf_supervision"``.
+        op: a key of ``usreg_kernels.functional.FUNCTIONS``, such as ``"lncc"`` or ``"warp"``.
 
     Raises:
         ValueError: for another op.

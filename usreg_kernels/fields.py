@@ -111,10 +111,7 @@ def compose_ddf(outer: torch.Tensor, inner: torch.Tensor, *, padding_mode: Paddi
 
 
 def _common_dtype(first: torch.Tensor, *others: torch.Tensor | None) -> torch.dtype:
-    """The dtype that kernels get: the inputs' own if they agree; else float64 if one is float64, else float32.
-
-    An affine, which is small, may be wider than a half-precision image.
-    """
+    """The dtype that kernels get: the inputs' own if they agree; else float64 if one is float64, else float32."""
     dtypes = {tensor.dtype for tensor in (first, *others) if tensor is not None}
     if len(dtypes) == 1:
         return first.dtype

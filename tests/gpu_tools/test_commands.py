@@ -81,10 +81,10 @@ def test_the_tests_share_the_gpu_by_its_memory(tmp_path: Path, monkeypatch: pyte
     assert "-n 16" in context.commands[0]
     assert checks.USUAL in context.commands[0]
     assert "tests/kernels/test_gpu.py" in context.commands[0]
-    alone = Commands(tmp_path, {}, replace(EVERYTHING, packages=frozenset({"pytest"})))
+    without_xdist = Commands(tmp_path, {}, replace(EVERYTHING, packages=frozenset({"pytest"})))
     result = Result()
-    checks.tests(alone, result)
-    assert "-n 16" not in alone.commands[0]
+    checks.tests(without_xdist, result)
+    assert "-n 16" not in without_xdist.commands[0]
     assert "pytest-xdist" in result.findings[0]
 
 

@@ -144,7 +144,7 @@ FEATURES = {
 
 
 def assert_recomputing_gives_the_same_bits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients from maps that backward computes once more, beside those from saved maps."""
+    """Gradients from maps that backward computes again, and from saved maps."""
     module = import_module(f"usreg_kernels.ops.lncc.{backend}")
     feature = FEATURES["mean, a mask per channel"]
     with uk.use_backend(backend):  # type: ignore[arg-type]

@@ -159,3 +159,13 @@ def test_importing_the_kernels_imports_nothing_of_the_training_framework() -> No
     )
     done = _run(code)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_caller_with_another_function_in_hand_learns_whether_the_op_is_worth_it() -> None:
+    has_library = "cpu" in uk.available_backends("warp")
+    assert dispatch.is_worthwhile("warp", "cpu") is has_library
+    assert not dispatch.is_worthwhile("warp", "cuda")
+    with uk.use_backend("reference"):
+        assert dispatch.is_worthwhile("warp", "cuda")
+    with uk.use_backend("cuda"):
+        assert not dispatch.is_worthwhile("warp", "cpu")

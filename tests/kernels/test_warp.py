@@ -206,6 +206,31 @@ def test_composition_is_one_warp_after_the_other(backend: str) -> None:
     assert torch.equal(both, expected)
 
 
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+def test_an_image_of_more_than_2_31_voxels(mode: str, padding_mode: str) -> None:
+    """At its far corner, beyond indices of 31 bits, as in a copy of that corner. Only pages in use take memory.
+
+    The corner starts at even indices, so that halves round to the same voxels.
+    """
+    if "cpu" not in uk.available_backends("warp"):
+        pytest.skip("no CPU library")
+    image = torch.empty(1, 1, 2, 32768, 32769)
+    corner = torch.rand(1, 1, 2, 40, 41, generator=torch.Generator().manual_seed(1))
+    image[..., -40:, -41:] = corner
+    ddf = torch.randint(-32, 33, (1, 3, 2, 3, 5), generator=torch.Generator().manual_seed(2)) / 16  # exact at 32768
+    results = []
+    with uk.use_backend("cpu"):
+        for volume in (image, corner):
+            affine = torch.eye(3, 4)
+            affine[1:, 3] = torch.tensor([volume.shape[-2] - 3.0, volume.shape[-1] - 5.0])
+            leaf = ddf.clone().requires_grad_()
+            warped = uk.warp(volume, leaf, affine=affine, mode=mode, padding_mode=padding_mode)
+            results.append([warped.detach(), *torch.autograd.grad(warped.square().sum(), leaf)])
+    for found, wanted in zip(*results, strict=True):
+        assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,4 +1,4 @@
-"""The one place that warps: the fused kernel on CPUs, elsewhere MONAI's ``Warp`` block; always in float32."""
+"""The one place that warps: the fused kernel where there is one, else MONAI's ``Warp`` block; always in float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from monai.networks.blocks.warp import Warp
 
 import usreg_kernels as uk
-from usreg_kernels.dispatch import chosen_backend
+from usreg_kernels.dispatch import is_worthwhile
 
 MODES = ("bilinear", "nearest")
 PADDING_MODES = ("border", "zeros", "reflection")
@@ -36,7 +36,7 @@ def warp(image: torch.Tensor, ddf: torch.Tensor, mode: str = "bilinear", padding
     check_modes(mode, padding_mode)
     if image.shape[2:] != ddf.shape[2:]:
         raise ValueError(f"image {tuple(image.shape)} and ddf {tuple(ddf.shape)} must have one spatial size")
-    if image.device.type == "cpu" and chosen_backend() in (None, "cpu", "reference"):  # all that the op has so far
+    if is_worthwhile("warp", image.device.type):
         return uk.warp(image, ddf, mode=mode, padding_mode=padding_mode)  # type: ignore[arg-type]
     dtype = torch.promote_types(torch.promote_types(image.dtype, ddf.dtype), torch.float32)
     with torch.autocast(ddf.device.type, enabled=False):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.dispatch import chosen_backend
+from usreg_kernels.dispatch import is_worthwhile
 from usreg_kernels.fields import INTERPOLATIONS, warp
 from usreg_kernels.functional import bending_energy_loss, gradient_smoothness_loss, lncc_loss
 from usreg_kernels.windows import KERNEL_TYPES, KernelType, make_window
@@ -61,7 +61,7 @@ def _lncc_class() -> type:
 
 
 def _is_fused(block: Any, image: torch.Tensor, ddf: torch.Tensor) -> bool:
-    """Whether the fused warp does what a MONAI ``Warp`` does with these tensors, and faster: it has kernels for CPUs.
+    """Whether the fused warp does what a MONAI ``Warp`` does with these tensors, with a kernel.
 
     MONAI's own says what is wrong with tensors that do not fit. Its compiled extensions know more modes. An axis of one
     voxel has no neighbours there, whatever the padding mode.
@@ -69,8 +69,8 @@ def _is_fused(block: Any, image: torch.Tensor, ddf: torch.Tensor) -> bool:
     dims = image.ndim - 2
     return (
         dims in (2, 3)
-        and image.device.type == ddf.device.type == "cpu"
-        and chosen_backend() in (None, "cpu", "reference")
+        and image.device == ddf.device
+        and is_worthwhile("warp", image.device.type)
         and ddf.shape == (image.shape[0], dims, *image.shape[2:])
         and min(image.shape[2:]) > (1 if block._padding_mode_native == "zeros" else 0)
         and block._interp_mode == block._interp_mode_native
@@ -114,9 +114,10 @@ def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
 
 
 def patch() -> None:
-    """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of its ``Warp`` on CPUs.
+    """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of its ``Warp`` block.
 
-    ``DVF2DDF`` warps with that block, so it follows. Does nothing when done already.
+    The block keeps its own where the fused warp has no kernel: on GPUs, so far. ``DVF2DDF`` warps with it, so it
+    follows. Does nothing when done already.
 
     Raises:
         ImportError: MONAI is not installed.

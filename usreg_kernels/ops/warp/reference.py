@@ -10,22 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 
 
-def warped_like(
-    image: torch.Tensor,
-    ddf: torch.Tensor | None,
-    affine: torch.Tensor | None,
-    *,
-    size: list[int],
-    mode: str,
-    padding_mode: str,
-) -> torch.Tensor:
+def warped_like(image: torch.Tensor, *others: torch.Tensor | None, size: list[int], **params: Any) -> torch.Tensor:
     """An empty image of the result's shape and dtype."""
     return image.new_empty((*image.shape[:2], *size), dtype=loss_dtype(image.dtype))
 
