@@ -14,6 +14,7 @@ from monai.networks.blocks import DVF2DDF, Warp
 
 import usreg_kernels as uk
 from usreg_kernels import warp as fused_warp
+from usreg_kernels.dispatch import is_worthwhile
 from usreg_kernels.integrations import monai as integration
 from usreg_kernels.windows import KERNEL_TYPES
 
@@ -108,7 +109,7 @@ def test_patched_blocks_keep_every_value(monkeypatch: pytest.MonkeyPatch) -> Non
             _blocks()[0](image, slices)
     finally:
         integration.unpatch()
-    assert fused.count("bilinear") >= 3
+    assert bool(fused) is is_worthwhile("warp", "cpu")
     for found, wanted in zip(patched, expected, strict=True):
         assert_close(found, wanted, 1e-10)
 
@@ -119,7 +120,7 @@ def test_a_patched_warp_keeps_meta_tensors() -> None:
     warped = _blocks()[0](image, torch.zeros(1, 3, 5, 6, 7))
     assert isinstance(warped, MetaTensor)
     assert torch.equal(warped.affine, image.affine)
-    assert torch.equal(warped.as_tensor(), image.as_tensor())
+    assert_close(warped.as_tensor(), image.as_tensor(), 1e-6)
 
 
 @pytest.mark.usefixtures("patched")
