@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from usreg_kernels import integrations, library
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
-from usreg_kernels.fields import compose_ddf, warp
+from usreg_kernels.fields import compose_ddf, integrate_velocity, warp
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
@@ -45,6 +45,7 @@ __all__ = [
     "dvf_supervision_loss",
     "explain",
     "gradient_smoothness_loss",
+    "integrate_velocity",
     "integrations",
     "library",
     "lncc_loss",

@@ -75,6 +75,15 @@ def check_number(name: str, value: object, least: float = -math.inf) -> float:
     return number
 
 
+def check_count(name: str, value: object) -> int:
+    """An integer (NumPy's too) of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer of at least 0, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+    return int(value)
+
+
 def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) -> list[float] | None:
     """One positive number per spatial axis, from one number or one per axis; or None."""
     if spacing is None:

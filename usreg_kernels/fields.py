@@ -13,6 +13,7 @@ import torch
 
 from usreg_kernels import checks
 from usreg_kernels.ops.compose_ddf import OP as COMPOSE_DDF
+from usreg_kernels.ops.integrate_velocity import OP as INTEGRATE_VELOCITY
 from usreg_kernels.ops.operator import loss_dtype
 from usreg_kernels.ops.warp import OP as WARP
 
@@ -110,6 +111,32 @@ def compose_ddf(outer: torch.Tensor, inner: torch.Tensor, *, padding_mode: Paddi
     return COMPOSE_DDF(outer.to(dtype), inner.to(dtype), padding_mode=padding_mode)
 
 
+def integrate_velocity(velocity: torch.Tensor, *, steps: int = 7, padding_mode: PaddingMode = "zeros") -> torch.Tensor:
+    """The displacement of points that a stationary velocity field carries along for one unit of time.
+
+    Scaling and squaring: the field of a short time, ``velocity / 2**steps``, is composed with itself ``steps`` times.
+    The field of ``-velocity`` is its inverse, up to discretisation. Equal to MONAI's ``DVF2DDF``.
+
+    Source: Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms", MICCAI 2006.
+
+    Args:
+        velocity: (B, n, spatial...) with n spatial axes, in voxels per unit of time.
+        steps: how often the field is squared; 0 returns the velocity as a displacement.
+        padding_mode: the velocity outside the grid, as for :func:`warp`. ``"zeros"`` is MONAI's default.
+
+    Returns:
+        (B, n, spatial...), in voxels: float64 for float64, else float32. Backward computes the fields in between again,
+        and holds at most three of them.
+
+    Raises:
+        TypeError: the velocity is not a floating-point tensor, or ``steps`` not an integer.
+        ValueError: wrong number of components; negative ``steps``; an unknown name; a field without voxels.
+    """
+    checks.check_field("velocity", velocity, smallest=1)
+    padding_mode = checks.check_choice("padding_mode", padding_mode, PADDING_MODES)
+    return INTEGRATE_VELOCITY(velocity, steps=checks.check_count("steps", steps), padding_mode=padding_mode)
+
+
 def _common_dtype(first: torch.Tensor, *others: torch.Tensor | None) -> torch.dtype:
     """The dtype that kernels get: the inputs' own if they agree; else float64 if one is float64, else float32."""
     dtypes = {tensor.dtype for tensor in (first, *others) if tensor is not None}
@@ -118,5 +145,9 @@ def _common_dtype(first: torch.Tensor, *others: torch.Tensor | None) -> torch.dt
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {WARP.name: warp, COMPOSE_DDF.name: compose_ddf}
+FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
+    WARP.name: warp,
+    COMPOSE_DDF.name: compose_ddf,
+    INTEGRATE_VELOCITY.name: integrate_velocity,
+}
 """The function of each op, by the op's name."""

@@ -23,6 +23,7 @@ TENSORS = {
     "dvf_supervision": ("pred_dvf", "gt_dvf"),
     "warp": ("image", "ddf"),
     "compose_ddf": ("outer", "inner"),
+    "integrate_velocity": ("velocity",),
 }
 """The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
 
@@ -153,7 +154,12 @@ def _compose_ddf() -> list[Case]:
     return [Case("compose_ddf", dims, {"padding_mode": padding}) for dims in (1, 2, 3) for padding in paddings]
 
 
-CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision() + _warp() + _compose_ddf()
+def _integrate_velocity() -> list[Case]:
+    cases = [Case("integrate_velocity", dims) for dims in (1, 2, 3)]
+    return [*cases, Case("integrate_velocity", 3, {"steps": 2, "padding_mode": "border"})]
+
+
+CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision() + _warp() + _compose_ddf() + _integrate_velocity()
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 
 

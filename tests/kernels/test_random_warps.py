@@ -1,8 +1,8 @@
-"""Random warps and compositions: every fast backend against the float64 reference.
+"""Random warps, compositions and squarings: every fast backend against the float64 reference.
 
 Displacements and affines are multiples of 1/32 and 1/4, which every dtype holds exactly. So coordinates on the centre
-of a voxel or on the border stay there in all of them. ``USREG_RANDOM_CASES`` sets how many cases run, a third of them
-here (600 unless set).
+of a voxel or on the border stay there in all of them. A velocity is squared once: further coordinates would be rounded.
+``USREG_RANDOM_CASES`` sets how many cases run, a third of them here (600 unless set).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.fields import FUNCTIONS, INTERPOLATIONS, PADDING_MODES
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "1800")) // 3
-FAST = [(op, backend) for op in FUNCTIONS for backend in uk.available_backends(op) if backend == "cpu"]
+OPS = ("warp", "compose_ddf", "integrate_velocity")
+FAST = [(op, backend) for op in OPS for backend in uk.available_backends(op) if backend == "cpu"]
 
 Call = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
@@ -54,6 +55,9 @@ def calls(draw: st.DrawFn, op: str) -> Call:
     field = _multiples((batch, dims, *size), 1 / 32, draw(st.sampled_from([0.5, 2.0, 4.0])), seed)
     if op == "compose_ddf":
         made = {"outer": _multiples((batch, dims, *size), 1 / 32, 4.0, seed + 1), "inner": field}
+    elif op == "integrate_velocity":
+        made = {"velocity": field}
+        arguments["steps"] = draw(st.integers(0, 1))
     else:
         channels, source = draw(st.integers(1, 4)), draw(sizes)
         made = {"image": _multiples((batch, channels, *source), 1 / 32, 4.0, seed + 1)}
@@ -81,7 +85,7 @@ def _values_and_gradients(op: str, tensors: dict[str, torch.Tensor], arguments: 
 @pytest.mark.parametrize(("op", "backend"), FAST)
 def test_random_calls(op: str, backend: str) -> None:
     @settings(
-        max_examples=max(1, CASES // len(FUNCTIONS)),
+        max_examples=max(1, CASES // len(OPS)),
         deadline=None,
         database=None,
         derandomize="USREG_RANDOM_CASES" not in os.environ,

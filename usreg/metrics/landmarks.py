@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional as F
+
+import usreg_kernels as uk
 
 from .utils import register_metric
 
@@ -15,11 +16,9 @@ def sample_at_points(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
     Points outside the volume get the value of its nearest face.
     """
-    size = torch.tensor(field.shape[1:], device=points.device, dtype=points.dtype)
-    normalised = 2 * points / (size - 1).clamp(min=1) - 1  # voxel centres of the two faces are at -1 and 1
-    grid = normalised.flip(-1).reshape(1, -1, 1, 1, 3).to(field.dtype)  # grid_sample wants x, y, z
-    values = F.grid_sample(field[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return values[0, :, :, 0, 0].T
+    coordinates = points.to(field).T.reshape(1, 3, 1, 1, -1)
+    nowhere = field.new_zeros(3, 4)  # instead of each output voxel's own index
+    return uk.warp(field[None], coordinates, affine=nowhere)[0, :, 0, 0].T
 
 
 @register_metric("tre")

@@ -8,6 +8,9 @@ import torch
 from monai.networks.nets.voxelmorph import VoxelMorphUNet
 from torch import nn
 
+import usreg_kernels as uk
+from usreg_kernels.dispatch import is_worthwhile
+
 from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, zero_init
 from .utils import register_model
 from .warp import warp
@@ -30,6 +33,8 @@ def integrate(velocity: torch.Tensor, steps: int) -> torch.Tensor:
     Returns:
         (B, 3, D, H, W) in voxels, order z, y, x.
     """
+    if is_worthwhile("integrate_velocity", velocity.device.type):
+        return uk.integrate_velocity(velocity, steps=steps, padding_mode="border")
     with torch.autocast(velocity.device.type, enabled=False):
         ddf = velocity.to(torch.promote_types(velocity.dtype, torch.float32)) / 2**steps
         for _ in range(steps):

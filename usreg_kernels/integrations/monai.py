@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from usreg_kernels.dispatch import is_worthwhile
-from usreg_kernels.fields import INTERPOLATIONS, warp
+from usreg_kernels.fields import INTERPOLATIONS, integrate_velocity, warp
 from usreg_kernels.functional import bending_energy_loss, gradient_smoothness_loss, lncc_loss
 from usreg_kernels.windows import KERNEL_TYPES, KernelType, make_window
 
@@ -86,6 +86,14 @@ def _warp_forward(self: Any, image: torch.Tensor, ddf: torch.Tensor) -> torch.Te
     return _like(image, warped)
 
 
+def _integrate_forward(self: Any, dvf: torch.Tensor) -> torch.Tensor:
+    block = self.warp_layer
+    if block._interp_mode_native != "bilinear" or not _is_fused(block, dvf, dvf):
+        return _originals[_integrate_class()](self, dvf)
+    ddf = integrate_velocity(dvf, steps=self.num_steps, padding_mode=block._padding_mode_native)
+    return _like(dvf, ddf)
+
+
 def _like(image: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     """The result as a ``MetaTensor`` with the image's meta data, where the image is one."""
     from monai.data.meta_tensor import MetaTensor
@@ -99,6 +107,12 @@ def _warp_class() -> type:
     return Warp
 
 
+def _integrate_class() -> type:
+    from monai.networks.blocks.warp import DVF2DDF
+
+    return DVF2DDF
+
+
 def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
     try:
         from monai.losses.deform import BendingEnergyLoss, DiffusionLoss
@@ -108,16 +122,16 @@ def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
             DiffusionLoss: _diffusion_forward,
             BendingEnergyLoss: _bending_forward,
             _warp_class(): _warp_forward,
+            _integrate_class(): _integrate_forward,
         }
     except ImportError as error:
         raise ImportError("usreg_kernels.integrations.monai needs MONAI: pip install 'monai>=1.6'") from error
 
 
 def patch() -> None:
-    """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of its ``Warp`` block.
+    """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of ``Warp`` and ``DVF2DDF``.
 
-    The block keeps its own where the fused warp has no kernel: on GPUs, so far. ``DVF2DDF`` warps with it, so it
-    follows. Does nothing when done already.
+    The blocks keep their own where the fused warp has no kernel: on GPUs, so far. Does nothing when done already.
 
     Raises:
         ImportError: MONAI is not installed.

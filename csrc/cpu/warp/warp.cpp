@@ -180,8 +180,13 @@ void sum_rows(const Problem<R>& problem, R* gradient) {
 
 using Gradients = std::tuple<std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>>;
 
+struct Wanted {
+  bool image, field, affine;
+  bool in_one = false;  // image and field are one tensor: their gradients are added up in the field's
+};
+
 Gradients gradients(const Tensor& grad_output, const Arguments& arguments, Interpolation interpolation, Padding padding,
-                    bool composes, bool image_grad, bool field_grad, bool affine_grad) {
+                    bool composes, Wanted wanted) {
   check_on_cpu(arguments.op, "image", arguments.image);
   check_same_device(arguments.op, "grad_output", grad_output, arguments.image);
   check_dtype(arguments.op, "grad_output", grad_output, arguments.image.scalar_type());
@@ -189,28 +194,30 @@ Gradients gradients(const Tensor& grad_output, const Arguments& arguments, Inter
   for (int64_t i = 0; fits && i < grad_output.dim(); ++i) fits = grad_output.size(i) == arguments.output_shape()[i];
   STD_TORCH_CHECK(fits, arguments.op, ": grad_output must have the shape of the output, not ", shape_text(grad_output));
   const Tensor grad = as_contiguous(grad_output);
-  field_grad &= arguments.field.has_value();
-  affine_grad &= arguments.affine.has_value();
+  wanted.field &= arguments.field.has_value();
+  wanted.affine &= arguments.affine.has_value();
   const ScalarType real = arguments.image.scalar_type();
-  std::optional<Tensor> to_image = new_gradient(arguments.image, image_grad, real), to_field, to_affine;
-  if (field_grad) to_field = new_gradient(*arguments.field, true, arguments.dtype);
-  if (affine_grad) to_affine = new_gradient(*arguments.affine, true, real);
+  std::optional<Tensor> to_image = new_gradient(arguments.image, wanted.image && !wanted.in_one, real);
+  std::optional<Tensor> to_field, to_affine;
+  if (wanted.field) to_field = new_gradient(*arguments.field, true, arguments.dtype);
+  if (wanted.affine) to_affine = new_gradient(*arguments.affine, true, real);
   dispatch_real(arguments.image, [&](auto tag) {
     using R = typename decltype(tag)::type;
     Problem<R> problem = arguments.problem<R>(interpolation, padding);
     problem.composes = composes;
     problem.grad_output = static_cast<const R*>(grad.const_data_ptr());
-    std::vector<double> row_sums(affine_grad ? problem.rows() * 2 * problem.dims : 0);
-    if (field_grad) problem.field_grad = to_field->mutable_data_ptr();
-    if (affine_grad) problem.row_sums = row_sums.data();
-    if (field_grad || affine_grad) for_rows(problem, USREG_SELECT(warp_slopes<R>));
-    if (affine_grad) sum_rows(problem, static_cast<R*>(to_affine->mutable_data_ptr()));
-    if (image_grad) {
-      problem.image_grad = static_cast<R*>(to_image->mutable_data_ptr());
+    std::vector<double> row_sums(wanted.affine ? problem.rows() * 2 * problem.dims : 0);
+    if (wanted.field) problem.field_grad = to_field->mutable_data_ptr();
+    if (wanted.affine) problem.row_sums = row_sums.data();
+    if (wanted.field || wanted.affine) for_rows(problem, USREG_SELECT(warp_slopes<R>));
+    if (wanted.affine) sum_rows(problem, static_cast<R*>(to_affine->mutable_data_ptr()));
+    if (wanted.image) {
+      problem.image_grad = static_cast<R*>((wanted.in_one ? to_field : to_image)->mutable_data_ptr());
+      problem.adds_image_grad = wanted.in_one;
       scatter(problem);
     }
   });
-  if (image_grad && real != arguments.dtype) to_image = torch::stable::to(*to_image, arguments.dtype);
+  if (to_image.has_value() && real != arguments.dtype) to_image = torch::stable::to(*to_image, arguments.dtype);
   return {to_image, to_field, to_affine};
 }
 
@@ -227,7 +234,7 @@ Gradients warp_gradients(const Tensor& grad_output, const Tensor& image, const s
                          const std::optional<Tensor>& affine, std::vector<int64_t> size, int64_t mode,
                          int64_t padding_mode, bool image_grad, bool ddf_grad, bool affine_grad) {
   return gradients(grad_output, Arguments(kWarp, image, ddf, affine, std::move(size)), check_interpolation(kWarp, mode),
-                   check_padding(kWarp, padding_mode), false, image_grad, ddf_grad, affine_grad);
+                   check_padding(kWarp, padding_mode), false, {image_grad, ddf_grad, affine_grad});
 }
 
 Arguments compose_arguments(const Tensor& outer, const Tensor& inner) {
@@ -248,18 +255,28 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> compose_gradients(const
                                                                            int64_t padding_mode, bool outer_grad,
                                                                            bool inner_grad) {
   const Gradients found = gradients(grad_output, compose_arguments(outer, inner), Interpolation::kBilinear,
-                                    check_padding(kCompose, padding_mode), true, outer_grad, inner_grad, false);
+                                    check_padding(kCompose, padding_mode), true, {outer_grad, inner_grad, false});
   return {std::get<0>(found), std::get<1>(found)};
+}
+
+// The gradient of a field composed with itself.
+Tensor square_gradient(const Tensor& grad_output, const Tensor& ddf, int64_t padding_mode) {
+  constexpr const char* kSquare = "square_ddf";
+  check_dtype(kSquare, "ddf", ddf, real_dtype(ddf.scalar_type()));
+  const Gradients found = gradients(grad_output, compose_arguments(ddf, ddf), Interpolation::kBilinear,
+                                    check_padding(kSquare, padding_mode), true, {true, true, false, true});
+  return *std::get<1>(found);
 }
 
 }  // namespace
 }  // namespace warp
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/warp/native.py and compose_ddf/native.py).
+// The schemas stand in Python (usreg_kernels/ops/<op>/native.py, of warp, compose_ddf and integrate_velocity).
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("warp_native_forward", TORCH_BOX(&usreg::warp::warp_values));
   m.impl("warp_native_backward", TORCH_BOX(&usreg::warp::warp_gradients));
   m.impl("compose_ddf_native_forward", TORCH_BOX(&usreg::warp::compose_values));
   m.impl("compose_ddf_native_backward", TORCH_BOX(&usreg::warp::compose_gradients));
+  m.impl("square_ddf_native_backward", TORCH_BOX(&usreg::warp::square_gradient));
 }

@@ -39,6 +39,7 @@ struct Problem {
   void* field_grad;      // (batch, dims, output) of field_dtype, or null
   double* row_sums;      // per output row, dims sums of the coordinates' gradients, and dims times x; or null
   R* image_grad;         // (batch, channels, image)
+  bool adds_image_grad;  // to what image_grad holds
 
   int64_t image_voxels() const { return image_size[0] * image_size[1] * image_size[2]; }
   int64_t output_voxels() const { return output_size[0] * output_size[1] * output_size[2]; }

@@ -1,0 +1,14 @@
+"""Integration of a stationary velocity field by scaling and squaring."""
+
+from usreg_kernels.ops.integrate_velocity import reference
+from usreg_kernels.ops.integrate_velocity.native import Native
+from usreg_kernels.ops.operator import Op
+
+OP = Op(
+    name="integrate_velocity",
+    tensors=("Tensor velocity",),
+    params="int steps, str padding_mode",
+    outputs_like=reference.integrated_like,
+    reference=reference,
+    backends=(Native(),),
+)
