@@ -48,7 +48,10 @@ def blocks(results: Results, page: Path) -> dict[str, str]:
     if results.select(kind="operation"):
         parts += ["### Operations on images and fields", tables.operations(results)]
     parts += ["### Variants of our LNCC", tables.variants(results)]
-    parts += ["### Training steps", tables.training(results), "### Registrations", tables.registration(results)]
+    parts += ["### Training steps", tables.training(results)]
+    if results.select(kind="parts"):
+        parts += ["### Parts of a training step", tables.parts(results)]
+    parts += ["### Registrations", tables.registration(results)]
     files = {f"bench-{results.device}-{name}.png": caption for name, caption in CAPTIONS.items()}
     images = [f"![{caption}](images/{file})" for file, caption in files.items() if (IMAGES / file).exists()]
     return {

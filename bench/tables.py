@@ -230,6 +230,21 @@ def training(results: Results) -> str:
     return _of_kind(results, "training", columns)
 
 
+def parts(results: Results) -> str:
+    """What training steps are made of."""
+    columns: Columns = {
+        "config": lambda entry: str(entry["scheme"]),
+        "volumes": _shape,
+        "warp and loss": _name,
+        "time of the step": _time,
+        **{
+            part: lambda entry, part=part: f"{_seconds(entry['parts_seconds'][part])} ({entry['shares'][part]:.0%})"
+            for part in ("network", "warp", "loss", "optimizer")
+        },
+    }
+    return _of_kind(results, "parts", columns)
+
+
 def registration(results: Results) -> str:
     """Registrations by direct optimisation."""
     columns: Columns = {

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench import end_to_end
+from bench import end_to_end, training_parts
 from bench.cases import IMAGES
 from bench.end_to_end import LOSS_TOLERANCE, NAMES, OURS, QUALITY_TOLERANCE, REGISTERED, Registrations, Trainings
 from bench.failures import Failure
 from bench.measure import Plan
 from bench.recording import record
+from bench.training_parts import Parts
 
 MISSING = end_to_end.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"training and MONAI's losses are needed: {MISSING}")
@@ -83,6 +84,38 @@ def test_training_step(
         "exact": wrong is None and _agrees(found, name, "last_loss", LOSS_TOLERANCE),
     }
     record(benchmark, f"training step {SIZES[size]}^3", training.step, extra, wrong)
+
+
+@pytest.mark.parametrize("name", training_parts.NAMES)
+@pytest.mark.parametrize("config", training_parts.CONFIGS)
+def test_training_parts(
+    config: str,
+    name: str,
+    once: Callable[..., dict[str, Parts]],
+    chosen_shapes: list[str],
+    plan: Plan,
+    tmp_path: Path,
+    benchmark: Any,
+) -> None:
+    if config != DEFAULT:
+        _skip_unless_chosen("96", chosen_shapes)
+    found = once(("parts", config), lambda: training_parts.measure(config, plan.rounds, plan.device, tmp_path))
+    parts, losses = found[name], [found[other].loss for other in training_parts.NAMES]
+    agree = abs(losses[0] - losses[1]) <= LOSS_TOLERANCE
+    extra = {
+        "kind": "parts",
+        "op": "training parts",
+        "contender": name,
+        "ours": name == training_parts.OURS,
+        "scheme": config,
+        "shape": list(parts.shape),
+        "device": plan.device,
+        "parts_seconds": {part: times.median for part, times in parts.times.items()},
+        "shares": parts.shares,
+        "exact": agree,
+    }
+    wrong = None if agree or name != training_parts.OURS else f"the losses differ: {losses}"
+    record(benchmark, f"parts of a training step, {config}", parts.step, extra, wrong)
 
 
 @pytest.mark.parametrize("name", REGISTERED)
