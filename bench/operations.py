@@ -7,9 +7,11 @@ come from the same inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 import usreg_kernels as uk
 from bench import plain_fields as plain
 from bench.contenders import third_party_warnings_ignored
+from usreg_kernels.backend import BackendName
 
 Tensors = list[torch.Tensor]
 Function = Callable[..., torch.Tensor]
@@ -25,8 +28,11 @@ Build = Callable[[Tensors], Callable[[], Tensors]]
 
 OURS = "USReg"
 MONAI = "MONAI"
-SHIFT = 3.0
-"""Voxels, the largest displacement: that of a registration under way."""
+SHIFTS = (-3.0, 3.0)
+"""Voxels, the range of displacements: that of a registration under way."""
+
+VELOCITIES = (2.1, 2.9)
+"""Voxels, the range of velocities. Halved again and again, no displacement comes near a whole number."""
 
 CELL = 16
 """Voxels from one random value of images and fields to the next; what lies between is interpolated."""
@@ -43,6 +49,9 @@ class Operation:
         needs_grad: which of them need a gradient; none for a forward pass only.
         contenders: how to build each contender's run, by name; ours first.
         words: of 4 bytes that any implementation reads or writes per voxel.
+        shifts: the range of displacements.
+        oracle: the backend whose float64 results count as right; None for the automatic choice, which the tests hold
+            to the reference, where the reference takes minutes.
     """
 
     op: str
@@ -51,6 +60,8 @@ class Operation:
     needs_grad: tuple[bool, ...]
     contenders: dict[str, Build]
     words: int
+    shifts: tuple[float, float] = SHIFTS
+    oracle: BackendName | None = "reference"
 
     @property
     def passes(self) -> str:
@@ -58,13 +69,13 @@ class Operation:
         return "forward+backward" if any(self.needs_grad) else "forward"
 
     def make_inputs(self, spatial: Sequence[int], seed: int, device: str) -> Tensors:
-        """Smooth images in [0, 1], and smooth fields of up to :data:`SHIFT` voxels where there are three channels.
+        """Smooth images in [0, 1], and smooth fields where there are three channels.
 
         Displacements are odd multiples of 1/2048: with a voxel's own coordinate they make a number that float32 holds,
         and that is not a voxel's centre. There the gradient jumps, and rounding would decide which side counts.
         """
         generator = torch.Generator().manual_seed(seed)
-        made = [_smooth(channels, spatial, generator).to(device) for channels in self.inputs]
+        made = [_smooth(channels, spatial, self.shifts, generator).to(device) for channels in self.inputs]
         return [tensor.requires_grad_(flag) for tensor, flag in zip(made, self.needs_grad, strict=True)]
 
     def least_bytes(self, spatial: Sequence[int]) -> int:
@@ -72,19 +83,22 @@ class Operation:
         return 4 * self.words * prod(spatial)
 
     def reference(self, inputs: Tensors) -> Tensors:
-        """What ours computes in float64 by the plain reference."""
+        """What ours computes in float64 by the oracle."""
         wide = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
-        with uk.use_backend("reference"):
+        with nullcontext() if self.oracle is None else uk.use_backend(self.oracle):
             return [tensor.detach() for tensor in self.contenders[OURS](wide)()]
 
 
-def _smooth(channels: int, spatial: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+def _smooth(
+    channels: int, spatial: Sequence[int], shifts: tuple[float, float], generator: torch.Generator
+) -> torch.Tensor:
     coarse = [max(2, length // CELL) for length in spatial]
     values = torch.rand(1, channels, *coarse, generator=generator)
     smooth = F.interpolate(values, size=tuple(spatial), mode="trilinear", align_corners=True)
     if channels != len(spatial):
         return smooth
-    return ((SHIFT * (2 * smooth - 1) * 1024).floor() + 0.5) / 1024
+    lowest, highest = shifts
+    return (((lowest + (highest - lowest) * smooth) * 1024).floor() + 0.5) / 1024
 
 
 def differentiated(function: Function, prepare: Callable[[Tensors], Tensors] | None = None) -> Build:
@@ -117,12 +131,12 @@ def differentiated(function: Function, prepare: Callable[[Tensors], Tensors] | N
 
 
 @cache
-def _monai(block: str) -> Function:
+def _monai(block: str, **arguments: Any) -> Function:
     """A block of MONAI's, which keeps its grid of coordinates."""
     with third_party_warnings_ignored():
         from monai.networks import blocks
 
-        made: Function = getattr(blocks, block)()
+        made: Function = getattr(blocks, block)(**arguments)
     return made
 
 
@@ -132,6 +146,10 @@ def _monai_warp(image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
 
 def _monai_compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     return inner + _monai("Warp")(outer, inner)
+
+
+def _monai_integrate(velocity: torch.Tensor) -> torch.Tensor:
+    return _monai("DVF2DDF", padding_mode="border")(velocity)
 
 
 def _warp(channels: int, needs_grad: tuple[bool, bool], title: str, words: int) -> Operation:
@@ -151,6 +169,7 @@ def operations() -> list[Operation]:
         _warp(1, forward, "warp", words=5),
         _warp(1, to_field, "warp, gradient to the field", words=13),
         _warp(3, to_field, "warp, 3 channels, gradient to the field", words=21),
+        _warp(12, to_field, "warp, 12 channels, gradient to the field", words=57),
         _warp(1, to_both, "warp, gradients to field and image", words=14),
         Operation(
             "compose_ddf",
@@ -159,5 +178,18 @@ def operations() -> list[Operation]:
             forward,
             {OURS: differentiated(uk.compose_ddf), MONAI: differentiated(_monai_compose)},
             words=9,
+        ),
+        Operation(
+            "integrate_velocity",
+            "integration of a velocity field",
+            (3,),
+            (True,),
+            {
+                OURS: differentiated(partial(uk.integrate_velocity, padding_mode="border")),
+                MONAI: differentiated(_monai_integrate),
+            },
+            words=15,
+            shifts=VELOCITIES,
+            oracle=None,
         ),
     ]
