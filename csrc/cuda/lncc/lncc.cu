@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "cuda/lncc/march_launch.cuh"
+#include "cuda/lncc/plan.cuh"
 #include "cuda/lncc/separable_launch.cuh"
 #include "cuda/support/torch_support.h"
 
@@ -117,8 +117,8 @@ void run_forward(TensorLaunches& launches, const LnccCall& call, int map_count, 
       const MarchPlan plan = plan_march(call.shape, call.window, multiprocessors());
       blocks = plan.grid.blocks();
       set_partials(blocks);
-      launch_march_forward<T>(launches, plan, map_count, call.constants<float>(), data<T>(pred), data<T>(target),
-                              outputs);
+      MarchLaunches<T>::forward(launches, plan, map_count, call.constants<float>(), data<T>(pred), data<T>(target),
+                                outputs);
     }
   }
   if (!call.march) {
@@ -179,8 +179,8 @@ void run_backward(TensorLaunches& launches, const LnccCall& call, int map_count,
   if constexpr (!std::is_same_v<T, double>) {
     if (call.march) {
       const MarchPlan plan = plan_march(call.shape, call.window, multiprocessors());
-      launch_march_backward<T>(launches, plan, map_count, data<float>(maps), data<float>(incoming), data<T>(pred),
-                               data<T>(target), outputs);
+      MarchLaunches<T>::backward(launches, plan, map_count, data<float>(maps), data<float>(incoming), data<T>(pred),
+                                 data<T>(target), outputs);
       return;
     }
   }
