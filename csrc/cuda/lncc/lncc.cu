@@ -67,7 +67,7 @@ struct LnccCall {
     return mask.has_value() && mask->size(1) != pred.size(1) ? static_cast<int>(pred.size(1)) : 1;
   }
 
-  // The elements of the maps of derivatives; in how many arrays.
+  // The elements of the maps; in how many arrays.
   int64_t map_numel(int count) const { return shape.volumes * shape.depth * MapLayout(shape).plane() * count; }
 
   template <class R>
