@@ -32,7 +32,7 @@ GPU_PACKAGES := pytest-xdist>=3.6
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types sanitize contenders bench gpu budgets docs sdist wheel clean help
+.PHONY: train test setup lint format types compile_commands sanitize contenders bench gpu budgets docs sdist wheel clean help
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
@@ -65,6 +65,9 @@ format: setup ## apply style
 
 types: setup ## check types (mypy)
 	$(BIN)/mypy
+
+compile_commands: setup ## compile_commands.json, with which clangd opens any file of csrc in an editor
+	$(BIN)/python -m tools.compile_commands
 
 sanitize: setup ## kernel tests under the sanitizers of addresses, undefined behaviour and threads
 	tools/sanitize.sh address
@@ -122,8 +125,8 @@ wheel: setup ## wheel for this platform, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove builds and caches (not .venv, but the next set-up starts from the beginning)
-	rm -rf build dist *.egg-info usreg_kernels/libusreg_* $(VENV)/.installed
+	rm -rf build dist *.egg-info compile_commands.json usreg_kernels/libusreg_* $(VENV)/.installed
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1 /' | awk '{n=$$1; $$1=""; printf "%-12s%s\n", n, $$0}'
+	@grep -hE '^[a-z_-]+:.*## ' Makefile | sed -E 's/^([a-z_-]+):.*## /\1 /' | awk '{n=$$1; $$1=""; printf "%-17s%s\n", n, $$0}'

@@ -4,8 +4,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "common/checks.h"
@@ -30,28 +30,21 @@ struct FieldLossCall {
   FieldShape shape;
   FieldStencil stencil;
   std::vector<double> weights;  // (channels, differences): what multiplies each penalty
-  double divisor = 1;           // of the sum
+  double divisor;               // of their sum
 
-  // scales: (channels, differences), what multiplies each difference.
   FieldLossCall(const char* op_name, const Tensor& dvf, FieldLossKind loss_kind, Penalty loss_penalty,
-                const std::vector<double>& scales, int64_t reduction_value)
+                std::vector<double> penalty_weights, double sum_divisor, int64_t reduction_value)
       : op(op_name),
         kind(loss_kind),
         penalty(loss_penalty),
         reduction(check_reduction(op_name, reduction_value)),
         shape(checked_field_shape(op_name, dvf)),
-        stencil(field_stencil(loss_kind, shape.first_axis)) {
+        stencil(field_stencil(loss_kind, shape.first_axis)),
+        weights(std::move(penalty_weights)),
+        divisor(sum_divisor) {
     const int64_t count = stencil.difference_count;
-    STD_TORCH_CHECK(static_cast<int64_t>(scales.size()) == shape.channels * count, op, ": ", shape.channels,
-                    " channels need ", count, " scales each, not ", scales.size(), " in all");
-    for (size_t i = 0; i < scales.size(); ++i) {
-      const int64_t k = static_cast<int64_t>(i) % count;
-      weights.push_back(mean_factor(k) * (penalty == Penalty::kSquare ? stencil.squares[k] * scales[i] * scales[i]
-                                                                      : stencil.magnitudes[k] * std::abs(scales[i])));
-    }
-    if (reduction == Reduction::kMean) {
-      divisor = static_cast<double>(shape.components * map_size(0) * map_size(1) * map_size(2));
-    }
+    STD_TORCH_CHECK(static_cast<int64_t>(weights.size()) == shape.channels * count, op, ": ", shape.channels,
+                    " channels need ", count, " weights each, not ", weights.size(), " in all");
   }
 
   // Where the loss map begins in the field, and how large it is.
@@ -77,30 +70,24 @@ struct FieldLossCall {
     for (size_t i = 0; fits && i < wanted.size(); ++i) fits = grad_output.size(i) == wanted[i];
     STD_TORCH_CHECK(fits, op, ": grad_output must have the shape of the loss, not ", shape_text(grad_output));
   }
-
- private:
-  // The mean of forward differences is over an axis' own, of which there is one less along it than there are voxels.
-  double mean_factor(int64_t difference) const {
-    if (kind != FieldLossKind::kForwardDifferences || reduction != Reduction::kMean) return 1;
-    const auto size = static_cast<double>(shape.size[shape.first_axis + difference]);
-    return size > 1 ? size / (size - 1) : 1;
-  }
 };
 
-// scales: (channels, axes).
-inline FieldLossCall smoothness_call(const Tensor& dvf, bool magnitude, bool central, const std::vector<double>& scales,
-                                     int64_t reduction) {
+// weights: (channels, axes).
+inline FieldLossCall smoothness_call(const Tensor& dvf, bool magnitude, bool central, std::vector<double> weights,
+                                     double divisor, int64_t reduction) {
   return {"gradient_smoothness",
           dvf,
           central ? FieldLossKind::kCentralDifferences : FieldLossKind::kForwardDifferences,
           magnitude ? Penalty::kMagnitude : Penalty::kSquare,
-          scales,
+          std::move(weights),
+          divisor,
           reduction};
 }
 
-// scales: (channels, unordered pairs of axes).
-inline FieldLossCall bending_call(const Tensor& dvf, const std::vector<double>& scales, int64_t reduction) {
-  return {"bending_energy", dvf, FieldLossKind::kBendingEnergy, Penalty::kSquare, scales, reduction};
+// weights: (channels, unordered pairs of axes).
+inline FieldLossCall bending_call(const Tensor& dvf, std::vector<double> weights, double divisor, int64_t reduction) {
+  return {"bending_energy", dvf,      FieldLossKind::kBendingEnergy, Penalty::kSquare, std::move(weights),
+          divisor,          reduction};
 }
 
 }  // namespace usreg

@@ -3,9 +3,9 @@
 // cuda/field_losses/bending.cuh). No header of torch.
 //
 // Either is a sum over voxels of a few terms, each the square (or the magnitude) of one difference of the field around
-// the voxel. The gradient follows from the same list: where a difference takes a voxel in with a sign, the voxel gets
-// the term's derivative back with that sign. Forward and backward read the field once each, and backward needs nothing
-// that forward would have to write.
+// the voxel, times a weight (usreg_kernels/ops/field_weights.py). The gradient follows from the same list: where a
+// difference takes a voxel in with a sign, the voxel gets the term's derivative back with that sign. Forward and
+// backward read the field once each, and backward needs nothing that forward would have to write.
 #pragma once
 
 #include <cstdint>
@@ -55,15 +55,11 @@ struct FieldStencil {
   int margin = 0;  // how many voxels at each border the loss map leaves out
   int difference_count = 0;
   Taps differences[kFieldDifferences] = {};
-  double squares[kFieldDifferences] = {};     // what multiplies the square of a difference
-  double magnitudes[kFieldDifferences] = {};  // or its magnitude
   int share_count = 0;
   Share shares[kFieldShares] = {};
 
-  constexpr void add(const Taps& taps, double square, double magnitude) {
+  constexpr void add(const Taps& taps) {
     differences[difference_count] = taps;
-    squares[difference_count] = square;
-    magnitudes[difference_count] = magnitude;
     share_out(difference_count);
     ++difference_count;
   }
@@ -114,15 +110,14 @@ constexpr FieldStencil field_stencil(FieldLossKind kind, int first_axis) {
   for (int axis = first_axis; axis < 3; ++axis) {
     const Offset after = step_along(axis, 1), before = step_along(axis, -1), here = {};
     if (kind == FieldLossKind::kForwardDifferences) {
-      stencil.add({2, {after, here}}, 1, 1);
+      stencil.add({2, {after, here}});
     } else if (kind == FieldLossKind::kCentralDifferences) {
-      stencil.add({2, {after, before}}, 1.0 / 4, 1.0 / 2);
+      stencil.add({2, {after, before}});
     } else {
-      stencil.add({4, {after, here, here, before}}, 1, 1);
+      stencil.add({4, {after, here, here, before}});
       for (int other = axis + 1; other < 3; ++other) {
-        // The derivative is a quarter of the difference, and the pair counts twice.
         const Offset up = step_along(other, 1), down = step_along(other, -1);
-        stencil.add({4, {after + up, after + down, before + up, before + down}}, 2.0 / 16, 2.0 / 4);
+        stencil.add({4, {after + up, after + down, before + up, before + down}});
       }
     }
   }

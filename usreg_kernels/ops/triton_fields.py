@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from usreg_kernels.ops.field_weights import FieldWeights
 from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
 from usreg_kernels.ops.triton_reduction import finish
 
@@ -30,6 +31,17 @@ class Weights(NamedTuple):
     terms: list[float]
     divisor: int
     own: Sequence[float] = ()
+
+
+def kernel_weights(weights: FieldWeights, differences: int) -> Weights:
+    """The weights as kernels take them.
+
+    ``terms`` are those of the first component's differences, after zeros up to a volume's number of ``differences``;
+    ``own`` are all components' weights over these.
+    """
+    terms = weights.penalties[: weights.differences]
+    own = [*weights.ratios, *[1.0] * (3 - len(weights.ratios))]
+    return Weights([*[0.0] * (differences - len(terms)), *terms], weights.divisor, own)
 
 
 def _programs(field: torch.Tensor, block: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@
 #include <optional>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common/checks.h"
@@ -178,46 +179,49 @@ Tensor gradient_of_field(const Tensor& grad_output, const Tensor& dvf, const Fie
   return *std::get<0>(backward(grad_output, dvf, loss));
 }
 
-Tensor smoothness_forward(const Tensor& dvf, bool magnitude, bool central, std::vector<double> scales,
+Tensor smoothness_forward(const Tensor& dvf, bool magnitude, bool central, std::vector<double> weights, double divisor,
                           int64_t reduction) {
-  return forward(dvf, smoothness_call(dvf, magnitude, central, scales, reduction));
+  return forward(dvf, smoothness_call(dvf, magnitude, central, std::move(weights), divisor, reduction));
 }
 
 Tensor smoothness_backward(const Tensor& grad_output, const Tensor& dvf, bool magnitude, bool central,
-                           std::vector<double> scales, int64_t reduction) {
-  return gradient_of_field(grad_output, dvf, smoothness_call(dvf, magnitude, central, scales, reduction));
+                           std::vector<double> weights, double divisor, int64_t reduction) {
+  return gradient_of_field(grad_output, dvf,
+                           smoothness_call(dvf, magnitude, central, std::move(weights), divisor, reduction));
 }
 
-Tensor bending_forward(const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return forward(dvf, bending_call(dvf, scales, reduction));
+Tensor bending_forward(const Tensor& dvf, std::vector<double> weights, double divisor, int64_t reduction) {
+  return forward(dvf, bending_call(dvf, std::move(weights), divisor, reduction));
 }
 
-Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return gradient_of_field(grad_output, dvf, bending_call(dvf, scales, reduction));
+Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vector<double> weights, double divisor,
+                        int64_t reduction) {
+  return gradient_of_field(grad_output, dvf, bending_call(dvf, std::move(weights), divisor, reduction));
 }
 
-// mse_weight * mean squared error + smooth_weight * gradient smoothness (forward differences, squared, mean).
-FieldLossCall supervision_call(const Tensor& pred_dvf, const Tensor& gt_dvf, double smooth_weight,
-                               const std::vector<double>& scales) {
+// mse_weight * mean squared error + gradient smoothness (forward differences, squared, mean) of these weights.
+FieldLossCall supervision_call(const Tensor& pred_dvf, const Tensor& gt_dvf, std::vector<double> weights) {
   constexpr const char* kOp = "dvf_supervision";
   check_pair(kOp, "pred_dvf", pred_dvf, "gt_dvf", gt_dvf);
-  FieldLossCall call(kOp, pred_dvf, FieldLossKind::kForwardDifferences, Penalty::kSquare, scales,
-                     static_cast<int64_t>(Reduction::kMean));
-  for (double& weight : call.weights) weight *= smooth_weight;
-  return call;
+  return {kOp,
+          pred_dvf,
+          FieldLossKind::kForwardDifferences,
+          Penalty::kSquare,
+          std::move(weights),
+          static_cast<double>(pred_dvf.numel()),
+          static_cast<int64_t>(Reduction::kMean)};
 }
 
-Tensor supervision_forward(const Tensor& pred_dvf, const Tensor& gt_dvf, double mse_weight, double smooth_weight,
-                           std::vector<double> scales) {
+Tensor supervision_forward(const Tensor& pred_dvf, const Tensor& gt_dvf, double mse_weight,
+                           std::vector<double> weights) {
   const KnownField known = {gt_dvf, mse_weight};
-  return forward(pred_dvf, supervision_call(pred_dvf, gt_dvf, smooth_weight, scales), &known);
+  return forward(pred_dvf, supervision_call(pred_dvf, gt_dvf, std::move(weights)), &known);
 }
 
 Gradients supervision_backward(const Tensor& grad_output, const Tensor& pred_dvf, const Tensor& gt_dvf,
-                               double mse_weight, double smooth_weight, std::vector<double> scales, bool pred_grad,
-                               bool gt_grad) {
+                               double mse_weight, std::vector<double> weights, bool pred_grad, bool gt_grad) {
   const KnownField known = {gt_dvf, mse_weight};
-  const FieldLossCall call = supervision_call(pred_dvf, gt_dvf, smooth_weight, scales);
+  const FieldLossCall call = supervision_call(pred_dvf, gt_dvf, std::move(weights));
   return backward(grad_output, pred_dvf, call, pred_grad, &known, gt_grad);
 }
 

@@ -71,8 +71,8 @@ struct Arguments {
     problem.volume = volume;
     problem.smooth_nr = smooth_nr;
     problem.smooth_dr = smooth_dr;
-    problem.target = target.const_data_ptr();
     problem.pred = pred.const_data_ptr();
+    problem.target = target.const_data_ptr();
     problem.channels_per_mask = 1;
     if (mask.has_value()) {
       problem.mask = mask->const_data_ptr();

@@ -165,7 +165,7 @@ std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> lncc_forward(
       if (!keep_map) *result = mean ? std::numeric_limits<Real<T>>::quiet_NaN() : Real<T>(0);
       return;
     }
-    if (keep_map) problem.map = result;
+    if (keep_map) problem.loss_map = result;
     const double count = divisor<Real<T>>(arguments, problem);
     problem.scale = -1 / count;
     set_gradients(problem, to_pred, to_target);

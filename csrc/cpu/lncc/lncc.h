@@ -6,8 +6,8 @@
 //    planes of the inputs       tiles, along x          rows, of all x            planes of the gradient
 //
 //      | | | | | | | |  gather  +-----+-----+--         +---------------+
-//    --+-+-+-+-+-+-+-+  ----->  | t, p, t^2 |  ------>  | 3 or 5 maps   |  ----->  +----------+  ----->  | | | |
-//      | | | | | | | |  sums    | p^2, tp   |  sums     | of derivatives|  sums    | history  |  sums
+//    --+-+-+-+-+-+-+-+  ----->  | p, t, pp, |  ------>  | 3 or 5 maps   |  ----->  +----------+  ----->  | | | |
+//      | | | | | | | |  sums    | tt, pt    |  sums     | of derivatives|  sums    | history  |  sums
 //      n + 2r of them   along z +-----+-----+-- along   +---------------+  along   | of blocks|  along z
 //                               n planes        y, x;     n planes         x, y    +----------+
 //                                               ncc
@@ -16,7 +16,7 @@
 //    cache, five window sums along z are formed (gather), then along y and x, and turned into the correlation and its
 //    derivatives on the spot, where possible without leaving registers. What is summed along x lies a few columns ahead
 //    of its sums, and the last columns are carried on to the next tile.
-// 2. The rows of derivatives are summed along x and y, and joined along z to what earlier blocks of planes left, which
+// 2. The rows of maps are summed along x and y, and joined along z to what earlier blocks of planes left, which
 //    completes the gradient r rows and r planes before.
 //
 // Along y and z a sum is made of a suffix sum of an earlier block, the sums of whole blocks after it and a prefix sum
@@ -25,7 +25,7 @@
 //      block b - 2  [ . . s s ]   block b - 1  [ w w w w ]   block b  [ p p p . ]      sum = suffix + whole + prefix
 //
 // Nothing is ever subtracted: a running sum that drops old values leaves a residue after bright tissue that is as large
-// as smooth_dr. Sums of values are float64, since variances cancel. Sums of derivatives have the precision of the loss;
+// as smooth_dr. Sums of values are float64, since variances cancel. Sums of maps have the precision of the loss;
 // values meet them less a pivot of their channel, which drops out in exact arithmetic and saves the digits of float32.
 //
 // Every sum is anchored at fixed positions of the volume, and the loss is added up block by block in a fixed order, so
@@ -41,7 +41,7 @@ namespace lncc {
 constexpr int64_t kTile = 32;       // columns of a tile
 constexpr int64_t kStaged = 48;     // columns of inputs that are gathered at a time
 constexpr int kPlanes = 4;          // per block, where the window spans several
-constexpr int64_t kSums = 5;        // of t, p, t^2, p^2 and tp
+constexpr int64_t kSums = 5;        // of p, t, pp, tt and pt
 constexpr int64_t kBroadcast = 16;  // lanes of the widest vector
 
 // The window along one axis. The pointers are those of a WindowWeights (lncc.cpp); kernels call no templates of
@@ -63,12 +63,12 @@ struct Problem {
   AxisWindow window[3];  // z, y, x
   double volume;         // of the window, the sum of its weights
   double smooth_nr, smooth_dr;
-  const void* target;  // (channels, D, H, W) of T
-  const void* pred;    // the same
+  const void* pred;    // (channels, D, H, W) of T
+  const void* target;  // the same
   const void* mask;    // null, or (channels / channels_per_mask, D, H, W) weights of Real<T>
   int64_t channels_per_mask;
-  const void* grad_map;         // null, or (channels, D, H, W) factors of the map's derivatives, of Real<T>
-  void* map;                    // null, or (channels, D, H, W) of Real<T>, for the weighted, negated correlation
+  const void* grad_map;         // null, or (channels, D, H, W) factors of the maps, of Real<T>
+  void* loss_map;               // null, or (channels, D, H, W) of Real<T>, for the weighted, negated correlation
   void* pred_grad;              // null, or (channels, D, H, W)
   void* target_grad;            // null, or the same; only together with pred_grad
   bool gradient_of_input_type;  // whether gradients are of T, not of Real<T>
@@ -93,7 +93,7 @@ struct Task {
 struct Plan {
   Plan(const Problem& problem, int64_t real_size, int64_t threads);
 
-  int64_t maps;          // of derivatives: 0, 3, or 5 for both gradients
+  int64_t map_count;     // 0, 3, or 5 for both gradients
   int64_t planes, rows;  // per block
   int64_t z_blocks, y_blocks;
   int64_t z_before, y_before;  // blocks of statistics before its own that a part of the gradient needs
@@ -109,7 +109,7 @@ struct Layout {
   Layout(const Problem& problem, const Plan& plan, int64_t real_size, int64_t vector_bytes);
 
   int64_t width;        // of rows of Real<T>: the volume's, rounded up to vectors
-  int64_t margin;       // zeros before a row of derivatives
+  int64_t margin;       // zeros before a row of maps
   int64_t stride;       // between such rows, with zeros before and after
   int64_t lag;          // columns that sums along x lie behind, a multiple of the vector
   int64_t carry;        // columns of the last tile that they need
@@ -121,8 +121,8 @@ struct Layout {
 
   int64_t input_planes, zeros, staged;                      // planes of inputs, a row of zeros, and a part of rows
   int64_t lines, y_state, sums, carries, x_sums, x_buffer;  // window sums, float64: along z, along z and y, along all
-  int64_t derivatives, derivative_sums, derivative_x_buffer, derivative_state;  // of Real<T>
-  int64_t joined, z_state, gradient_rows;                                       // of Real<T>
+  int64_t maps, map_sums, map_x_buffer, map_state;          // of Real<T>
+  int64_t joined, z_state, gradient_rows;                   // of Real<T>
   int64_t bytes;
 };
 

@@ -40,19 +40,19 @@ int64_t kept_planes(const AxisWindow& window, const Plan& plan) {
 
 Plan::Plan(const Problem& problem, int64_t real_size, int64_t threads) {
   const int64_t z_radius = problem.window[0].radius(), y_radius = problem.window[1].radius();
-  maps = problem.target_grad != nullptr ? 5 : problem.pred_grad != nullptr ? 3 : 0;
+  map_count = problem.target_grad != nullptr ? 5 : problem.pred_grad != nullptr ? 3 : 0;
   planes = z_radius == 0 ? 1 : kPlanes;
   rows = y_radius <= 2 ? kRows : y_radius;
-  z_before = maps > 0 ? divide_up(2 * z_radius, planes) : 0;
+  z_before = map_count > 0 ? divide_up(2 * z_radius, planes) : 0;
   y_first = divide_up(2 * y_radius, rows);
-  y_before = maps > 0 ? y_first : 0;
-  z_blocks = divide_up(problem.depth + (maps > 0 ? z_radius : 0), planes);
-  y_blocks = divide_up(problem.height + (maps > 0 ? y_radius : 0), rows);
+  y_before = map_count > 0 ? y_first : 0;
+  z_blocks = divide_up(problem.depth + (map_count > 0 ? z_radius : 0), planes);
+  y_blocks = divide_up(problem.height + (map_count > 0 ? y_radius : 0), rows);
   z_parts = y_parts = 1;
 
   // The cheapest division that keeps all threads busy: each part computes blocks before its own too.
   const int64_t y_more = y_before + y_first;
-  const int64_t row_bytes = kept_planes(problem.window[0], *this) * maps * problem.width * real_size;
+  const int64_t row_bytes = kept_planes(problem.window[0], *this) * map_count * problem.width * real_size;
   double best = std::numeric_limits<double>::infinity();
   for (int64_t y = 1; y <= std::min(y_blocks, std::max<int64_t>(threads, 64)); ++y) {
     const int64_t y_size = Division(y_blocks, y, y_more).largest();
@@ -89,7 +89,7 @@ Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int6
   line = carry + tile;
   strip = tile + lag;
   tiles = divide_up(problem.width, tile);
-  z_state_row = kept_planes(problem.window[0], plan) * plan.maps * width;
+  z_state_row = kept_planes(problem.window[0], plan) * plan.map_count * width;
 
   bytes = 0;
   const auto take = [&](int64_t count, int64_t size) {
@@ -97,7 +97,7 @@ Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int6
     bytes += round_up(count * size, 64) + 64;  // a cache line apart, so that buffers do not start on the same sets
     return offset;
   };
-  const int64_t sum_lines = plan.planes * kSums, map_rows = plan.planes * plan.maps;
+  const int64_t sum_lines = plan.planes * kSums, map_rows = plan.planes * plan.map_count;
   input_planes = take(2 * around, sizeof(void*));
   zero_count = kStaged;
   zeros = take(zero_count, sizeof(double));
@@ -109,10 +109,10 @@ Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int6
   x_sums = take(plan.rows * kSums * tile, sizeof(double));
   x_buffer = take(line + carry + beyond * doubles, sizeof(double));
 
-  derivatives = take(map_rows * plan.rows * stride, real_size);
-  derivative_sums = take(plan.rows * stride, real_size);
-  derivative_x_buffer = take(stride, real_size);
-  derivative_state = take(map_rows * neighbours * stride, real_size);
+  maps = take(map_rows * plan.rows * stride, real_size);
+  map_sums = take(plan.rows * stride, real_size);
+  map_x_buffer = take(stride, real_size);
+  map_state = take(map_rows * neighbours * stride, real_size);
   joined = take(map_rows * plan.rows * width, real_size);
   gradient_rows = take(4 * plan.planes * width, real_size);
   const int64_t y_size = Division(plan.y_blocks, plan.y_parts, plan.y_before + plan.y_first).largest();

@@ -37,7 +37,8 @@ Kernel* select_for_capability(Kernel* base, Kernel* avx2, Kernel* avx512) {
 
 }  // namespace usreg
 
-// Pointer to the variant of a kernel, named without its instruction set, that this process uses.
+// Pointer to the variant of a kernel, named without its instruction set, that this process uses. A macro, since no
+// template can put a namespace before a name; so are USREG_ISA and USREG_KERNEL_BODY, which name namespaces and files.
 #if USREG_SEVERAL_ISAS
 #define USREG_SELECT(...)                                                                  \
   ::usreg::select_for_capability(&::usreg::base::__VA_ARGS__, &::usreg::avx2::__VA_ARGS__, \

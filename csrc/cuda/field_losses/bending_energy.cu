@@ -7,12 +7,14 @@ namespace usreg {
 namespace cuda {
 namespace {
 
-Tensor bending_forward(const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return field_loss_forward<BendingLoss>(dvf, bending_call(dvf, scales, reduction));
+Tensor bending_forward(const Tensor& dvf, std::vector<double> weights, double divisor, int64_t reduction) {
+  return field_loss_forward<BendingLoss>(dvf, bending_call(dvf, std::move(weights), divisor, reduction));
 }
 
-Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vector<double> scales, int64_t reduction) {
-  return field_loss_backward<BendingGradient>(grad_output, dvf, bending_call(dvf, scales, reduction));
+Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vector<double> weights, double divisor,
+                        int64_t reduction) {
+  return field_loss_backward<BendingGradient>(grad_output, dvf,
+                                              bending_call(dvf, std::move(weights), divisor, reduction));
 }
 
 }  // namespace

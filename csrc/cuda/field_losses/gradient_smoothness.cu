@@ -26,16 +26,16 @@ Tensor dispatch_smoothness(const FieldLossCall& call, const Function& function) 
   return magnitude ? function(Smoothness<false, kMagnitude>()) : function(Smoothness<false, kSquare>());
 }
 
-Tensor smoothness_forward(const Tensor& dvf, bool magnitude, bool central, std::vector<double> scales,
+Tensor smoothness_forward(const Tensor& dvf, bool magnitude, bool central, std::vector<double> weights, double divisor,
                           int64_t reduction) {
-  const FieldLossCall call = smoothness_call(dvf, magnitude, central, scales, reduction);
+  const FieldLossCall call = smoothness_call(dvf, magnitude, central, std::move(weights), divisor, reduction);
   return dispatch_smoothness(call,
                              [&](auto kind) { return field_loss_forward<decltype(kind)::template Loss>(dvf, call); });
 }
 
 Tensor smoothness_backward(const Tensor& grad_output, const Tensor& dvf, bool magnitude, bool central,
-                           std::vector<double> scales, int64_t reduction) {
-  const FieldLossCall call = smoothness_call(dvf, magnitude, central, scales, reduction);
+                           std::vector<double> weights, double divisor, int64_t reduction) {
+  const FieldLossCall call = smoothness_call(dvf, magnitude, central, std::move(weights), divisor, reduction);
   return dispatch_smoothness(
       call, [&](auto kind) { return field_loss_backward<decltype(kind)::template Gradient>(grad_output, dvf, call); });
 }

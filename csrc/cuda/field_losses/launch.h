@@ -59,7 +59,7 @@ Tensor field_loss_forward(const Tensor& dvf, const FieldLossCall& call) {
   const ScalarType real = real_dtype(field.scalar_type());
   Tensor output = torch::stable::new_empty(field, call.sizes(dvf), real);
   if (field.numel() == 0) {
-    fill_empty_loss(output, call.reduction);
+    torch::stable::fill_(output, 0 / call.divisor);
     return output;
   }
   TensorLaunches launches(field);

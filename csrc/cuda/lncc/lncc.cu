@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "cuda/lncc/march_launch.cuh"
+#include "cuda/lncc/plan.cuh"
 #include "cuda/lncc/separable_launch.cuh"
 #include "cuda/support/torch_support.h"
 
@@ -67,7 +67,7 @@ struct LnccCall {
     return mask.has_value() && mask->size(1) != pred.size(1) ? static_cast<int>(pred.size(1)) : 1;
   }
 
-  // The elements of the maps of derivatives; in how many arrays.
+  // The elements of the maps; in how many arrays.
   int64_t map_numel(int count) const { return shape.volumes * shape.depth * MapLayout(shape).plane() * count; }
 
   template <class R>
@@ -117,8 +117,8 @@ void run_forward(TensorLaunches& launches, const LnccCall& call, int map_count, 
       const MarchPlan plan = plan_march(call.shape, call.window, multiprocessors());
       blocks = plan.grid.blocks();
       set_partials(blocks);
-      launch_march_forward<T>(launches, plan, map_count, call.constants<float>(), data<T>(pred), data<T>(target),
-                              outputs);
+      MarchLaunches<T>::forward(launches, plan, map_count, call.constants<float>(), data<T>(pred), data<T>(target),
+                                outputs);
     }
   }
   if (!call.march) {
@@ -179,8 +179,8 @@ void run_backward(TensorLaunches& launches, const LnccCall& call, int map_count,
   if constexpr (!std::is_same_v<T, double>) {
     if (call.march) {
       const MarchPlan plan = plan_march(call.shape, call.window, multiprocessors());
-      launch_march_backward<T>(launches, plan, map_count, data<float>(maps), data<float>(incoming), data<T>(pred),
-                               data<T>(target), outputs);
+      MarchLaunches<T>::backward(launches, plan, map_count, data<float>(maps), data<float>(incoming), data<T>(pred),
+                                 data<T>(target), outputs);
       return;
     }
   }

@@ -1,4 +1,4 @@
-// The backward march of local normalised cross-correlation: from the maps of derivatives to the gradients.
+// The backward march of local normalised cross-correlation: from the maps to the gradients.
 #pragma once
 
 #include "cuda/lncc/march.cuh"

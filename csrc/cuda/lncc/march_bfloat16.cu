@@ -5,7 +5,7 @@
 namespace usreg {
 namespace cuda {
 
-USREG_DEFINE_MARCH(BFloat16)
+template struct MarchLaunches<BFloat16>;
 
 }  // namespace cuda
 }  // namespace usreg

@@ -5,7 +5,7 @@
 namespace usreg {
 namespace cuda {
 
-USREG_DEFINE_MARCH(float)
+template struct MarchLaunches<float>;
 
 }  // namespace cuda
 }  // namespace usreg

@@ -5,7 +5,7 @@
 namespace usreg {
 namespace cuda {
 
-USREG_DEFINE_MARCH(Float16)
+template struct MarchLaunches<Float16>;
 
 }  // namespace cuda
 }  // namespace usreg

@@ -1,4 +1,5 @@
-// Launches of the march: from what is known when a call is made to a kernel with constants.
+// Launches of the march: from what is known when a call is made to a kernel with constants. Only for the files that
+// instantiate them for an element type.
 #pragma once
 
 #include <type_traits>
@@ -9,17 +10,6 @@
 
 namespace usreg {
 namespace cuda {
-
-// maps: 0, 3 or 5.
-template <class T>
-void launch_march_forward(Launches& launches, const MarchPlan& plan, int maps,
-                          const CorrelationConstants<float>& constants, const T* pred, const T* target,
-                          const CorrelationOutputs<float>& outputs);
-
-// maps: how many of them forward made, 3 or 5.
-template <class T>
-void launch_march_backward(Launches& launches, const MarchPlan& plan, int map_count, const float* maps,
-                           const float* grad_map, const T* pred, const T* target, const GradientOutputs<T>& outputs);
 
 // Calls function(integral constant of the halo).
 template <int kHalo = 1, class Function>
@@ -49,35 +39,34 @@ auto select_march_backward(bool box, bool plain) {
                         : lncc_march_backward<kHalo, kFits, kMaps, false, T>;
 }
 
-// Defines the launches for an element type, in a file of its own: they hold a hundred kernels.
-#define USREG_DEFINE_MARCH(T)                                                                                     \
-  template <>                                                                                                     \
-  void launch_march_forward<T>(Launches & launches, const MarchPlan& plan, int maps,                              \
-                               const CorrelationConstants<float>& constants, const T* pred, const T* target,      \
-                               const CorrelationOutputs<float>& outputs) {                                        \
-    const MarchForwardArguments<T> arguments = {plan.grid, plan.weights, constants, pred, target, outputs};       \
-    const bool plain = outputs.mask == nullptr && outputs.loss_map == nullptr;                                    \
-    dispatch_halo(plan.halo, [&](auto halo) {                                                                     \
-      constexpr int kHalo = decltype(halo)::value;                                                                \
-      const auto kernel = maps == 0   ? select_march_forward<T, kHalo, 0>(plan.box, plain)                        \
-                          : maps == 3 ? select_march_forward<T, kHalo, 3>(plan.box, plain)                        \
-                                      : select_march_forward<T, kHalo, 5>(plan.box, plain);                       \
-      launches.run(kernel, plan.grid.blocks(), kMarchThreads, block_sum_bytes<float>(kMarchThreads), arguments);  \
-    });                                                                                                           \
-  }                                                                                                               \
-  template <>                                                                                                     \
-  void launch_march_backward<T>(Launches & launches, const MarchPlan& plan, int map_count, const float* maps,     \
-                                const float* grad_map, const T* pred, const T* target,                            \
-                                const GradientOutputs<T>& outputs) {                                              \
-    const MarchBackwardArguments<T> arguments = {plan.grid, plan.weights, maps, grad_map, pred, target, outputs}; \
-    dispatch_halo(plan.halo, [&](auto halo) {                                                                     \
-      constexpr int kHalo = decltype(halo)::value;                                                                \
-      const bool plain = grad_map == nullptr;                                                                     \
-      const auto kernel = map_count == 3 ? select_march_backward<T, kHalo, 3>(plan.box, plain)                    \
-                                         : select_march_backward<T, kHalo, 5>(plan.box, plain);                   \
-      launches.run(kernel, plan.grid.blocks(), kMarchThreads, 0, arguments);                                      \
-    });                                                                                                           \
-  }
+template <class T>
+void MarchLaunches<T>::forward(Launches& launches, const MarchPlan& plan, int map_count,
+                               const CorrelationConstants<float>& constants, const T* pred, const T* target,
+                               const CorrelationOutputs<float>& outputs) {
+  const MarchForwardArguments<T> arguments = {plan.grid, plan.weights, constants, pred, target, outputs};
+  const bool plain = outputs.mask == nullptr && outputs.loss_map == nullptr;
+  dispatch_halo(plan.halo, [&](auto halo) {
+    constexpr int kHalo = decltype(halo)::value;
+    const auto kernel = map_count == 0   ? select_march_forward<T, kHalo, 0>(plan.box, plain)
+                        : map_count == 3 ? select_march_forward<T, kHalo, 3>(plan.box, plain)
+                                         : select_march_forward<T, kHalo, 5>(plan.box, plain);
+    launches.run(kernel, plan.grid.blocks(), kMarchThreads, block_sum_bytes<float>(kMarchThreads), arguments);
+  });
+}
+
+template <class T>
+void MarchLaunches<T>::backward(Launches& launches, const MarchPlan& plan, int map_count, const float* maps,
+                                const float* grad_map, const T* pred, const T* target,
+                                const GradientOutputs<T>& outputs) {
+  const MarchBackwardArguments<T> arguments = {plan.grid, plan.weights, maps, grad_map, pred, target, outputs};
+  dispatch_halo(plan.halo, [&](auto halo) {
+    constexpr int kHalo = decltype(halo)::value;
+    const bool plain = grad_map == nullptr;
+    const auto kernel = map_count == 3 ? select_march_backward<T, kHalo, 3>(plan.box, plain)
+                                       : select_march_backward<T, kHalo, 5>(plan.box, plain);
+    launches.run(kernel, plan.grid.blocks(), kMarchThreads, 0, arguments);
+  });
+}
 
 }  // namespace cuda
 }  // namespace usreg

@@ -115,5 +115,19 @@ inline MarchPlan plan_march(const LnccShape& shape, const LnccWindow& window, in
   return plan;
 }
 
+// The launches for images of T. Each type's stand in a file of their own (march_float.cu), since they hold a hundred
+// kernels.
+template <class T>
+struct MarchLaunches {
+  // map_count: 0, 3 or 5.
+  static void forward(Launches& launches, const MarchPlan& plan, int map_count,
+                      const CorrelationConstants<float>& constants, const T* pred, const T* target,
+                      const CorrelationOutputs<float>& outputs);
+
+  // map_count: how many maps forward made, 3 or 5.
+  static void backward(Launches& launches, const MarchPlan& plan, int map_count, const float* maps,
+                       const float* grad_map, const T* pred, const T* target, const GradientOutputs<T>& outputs);
+};
+
 }  // namespace cuda
 }  // namespace usreg

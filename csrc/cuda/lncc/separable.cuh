@@ -85,20 +85,20 @@ __global__ void __launch_bounds__(kSeparableThreads)
   if (place.index >= count) return;
   const int64_t plane = (part.first_volume + place.volume) * shape.depth + part.first + place.plane;
   const int64_t voxel = plane * shape.plane() + static_cast<int64_t>(place.y) * shape.width + place.x;
-  double p_sum = 0, t_sum = 0, pp_sum = 0, tt_sum = 0, pt_sum = 0;
+  double sum_p = 0, sum_t = 0, sum_pp = 0, sum_tt = 0, sum_pt = 0;
   for_each_weight<double>(window.x, window.halo_x, place.x, shape.width, [&](int offset, double weight) {
     const double p = widen(pred[voxel + offset]), t = widen(target[voxel + offset]);
-    p_sum += weight * p;
-    t_sum += weight * t;
-    pp_sum += weight * p * p;
-    tt_sum += weight * t * t;
-    pt_sum += weight * p * t;
+    sum_p += weight * p;
+    sum_t += weight * t;
+    sum_pp += weight * p * p;
+    sum_tt += weight * t * t;
+    sum_pt += weight * p * t;
   });
-  sums[place.index] = p_sum;
-  sums[count + place.index] = t_sum;
-  sums[2 * count + place.index] = pp_sum;
-  sums[3 * count + place.index] = tt_sum;
-  sums[4 * count + place.index] = pt_sum;
+  sums[place.index] = sum_p;
+  sums[count + place.index] = sum_t;
+  sums[2 * count + place.index] = sum_pp;
+  sums[3 * count + place.index] = sum_tt;
+  sums[4 * count + place.index] = sum_pt;
 }
 
 // sums: (map_count, part.sums), window sums along x of the maps. grad_map: null, or factors of the maps.

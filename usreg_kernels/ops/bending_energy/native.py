@@ -5,26 +5,17 @@ The kernels of both read ``csrc/common/field_terms.h``. Nothing is saved for bac
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 
-from usreg_kernels.ops.bending_energy.reference import axis_pairs, pair_scale
 from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend
+from usreg_kernels.ops.field_weights import bending_weights
 from usreg_kernels.ops.operator import LIBRARY
 
-LIBRARY.define("bending_energy_native_forward(Tensor dvf, float[] scales, int reduction) -> Tensor")
-LIBRARY.define(
-    "bending_energy_native_backward(Tensor grad_output, Tensor dvf, float[] scales, int reduction) -> Tensor"
-)
-
-
-@lru_cache(maxsize=256)
-def _scales(shape: torch.Size, normalize: bool) -> list[float]:
-    """What multiplies each difference of a field of this shape: (components, pairs of axes)."""
-    by_pair = [pair_scale(shape, axes, normalize) for axes, _ in axis_pairs(len(shape))]
-    return [scale for component in zip(*by_pair, strict=True) for scale in component]
+_PARAMS = "float[] weights, float divisor, int reduction"
+LIBRARY.define(f"bending_energy_native_forward(Tensor dvf, {_PARAMS}) -> Tensor")
+LIBRARY.define(f"bending_energy_native_backward(Tensor grad_output, Tensor dvf, {_PARAMS}) -> Tensor")
 
 
 class Native(StatelessBackend):
@@ -33,5 +24,6 @@ class Native(StatelessBackend):
     op = "bending_energy"
 
     def arguments(self, dvf: torch.Tensor, normalize: bool, reduction: str) -> tuple[Any, ...]:
-        """What multiplies each difference, and the reduction."""
-        return _scales(dvf.shape, normalize), REDUCTION_CODES[reduction]
+        """What multiplies each squared difference, what divides their sum, and the reduction."""
+        weights = bending_weights(dvf.shape, normalize, reduction)
+        return weights.penalties, weights.divisor, REDUCTION_CODES[reduction]

@@ -6,35 +6,28 @@ stencil [1, -2, 1] along one axis, the four diagonal neighbours / 4 for two axes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from usreg_kernels.ops.fields import per_component, size_ratios
+from usreg_kernels.ops.field_weights import axis_pairs, bending_weights
 from usreg_kernels.ops.operator import compute_dtype, loss_dtype
-from usreg_kernels.ops.reduction import reduce_map
-
-Axes = tuple[int, int]
-
-
-def axis_pairs(ndim: int) -> Iterator[tuple[Axes, float]]:
-    """Each unordered pair of a field's spatial axes, and how often its squared derivative counts."""
-    for first, second in combinations_with_replacement(range(2, ndim), 2):
-        yield (first, second), 1.0 if first == second else 2.0
+from usreg_kernels.ops.reduction import total
 
 
 def _shift(u: torch.Tensor, offsets: dict[int, int]) -> torch.Tensor:
     """The interior voxels' neighbours at the given offset (-1, 0, 1) per axis."""
     for axis in range(2, u.ndim):
-        u = u.narrow(axis, 1 + offsets.get(axis, 0), u.shape[axis] - 2)
+        u = u.narrow(axis, 1 + offsets.get(axis - 2, 0), u.shape[axis] - 2)
     return u
 
 
-def second_derivative(u: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """Second derivatives of u (B, n, spatial...) at interior voxels, in units of displacement per voxel^2."""
+def second_difference(u: torch.Tensor, axes: tuple[int, int]) -> torch.Tensor:
+    """Second differences of u (B, n, spatial...) along two spatial axes at interior voxels.
+
+    That along one axis is the second derivative, in units of displacement per voxel^2; that along two is four times it.
+    """
     first, second = axes
     if first == second:
         return _shift(u, {first: 1}) - 2.0 * _shift(u, {}) + _shift(u, {first: -1})
@@ -43,20 +36,12 @@ def second_derivative(u: torch.Tensor, axes: Axes) -> torch.Tensor:
         - _shift(u, {first: 1, second: -1})
         - _shift(u, {first: -1, second: 1})
         + _shift(u, {first: -1, second: -1})
-    ) / 4.0
+    )
 
 
-def second_derivative_adjoint(d: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """The transpose of :func:`second_derivative`: both stencils are symmetric, so the same on a padded volume."""
-    return second_derivative(F.pad(d, [2, 2] * (d.ndim - 2)), axes)
-
-
-def pair_scale(shape: Sequence[int], axes: Axes, normalize: bool) -> list[float]:
-    """What multiplies a second derivative, for each component of a field (B, n, spatial...).
-
-    size(axis) size(axis') / size(component's own axis) to normalise, else 1.
-    """
-    return size_ratios(shape, shape[axes[0]] * shape[axes[1]]) if normalize else [1.0] * shape[1]
+def second_difference_adjoint(d: torch.Tensor, axes: tuple[int, int]) -> torch.Tensor:
+    """The transpose of :func:`second_difference`: both stencils are symmetric, so the same on a padded volume."""
+    return second_difference(F.pad(d, [2, 2] * (d.ndim - 2)), axes)
 
 
 def loss_shape(dvf: torch.Tensor, *, reduction: str, **params: object) -> tuple[int, ...]:
@@ -72,27 +57,25 @@ def loss_like(dvf: torch.Tensor, **params: Any) -> torch.Tensor:
 def forward(dvf: torch.Tensor, *, normalize: bool, reduction: str) -> torch.Tensor:
     """The energy at interior voxels, reduced."""
     u = dvf.to(compute_dtype(dvf))
+    weights = bending_weights(dvf.shape, normalize, reduction)
     energy = u.new_zeros(())
-    for axes, count in axis_pairs(u.ndim):
-        energy = (
-            energy + count * (second_derivative(u, axes) * per_component(pair_scale(u.shape, axes, normalize), u)) ** 2
-        )
-    return reduce_map(energy, None, reduction).to(loss_dtype(dvf.dtype))
+    for index, axes in enumerate(axis_pairs(u.ndim - 2)):
+        energy = energy + weights.of_difference(index, u) * second_difference(u, axes) ** 2
+    loss = energy if reduction == "none" else total(energy) / weights.divisor
+    return loss.to(loss_dtype(dvf.dtype))
 
 
 def backward(
     grad_output: torch.Tensor, dvf: torch.Tensor, *, needs_grad: list[bool], normalize: bool, reduction: str
 ) -> list[torch.Tensor]:
-    """The adjoint stencils of twice the second derivatives, times the incoming gradient."""
+    """The adjoint stencils of twice the second differences, times the incoming gradient."""
     if not needs_grad[0]:
         return []
     u = dvf.to(compute_dtype(dvf))
-    weight = grad_output.to(u.dtype)
-    if reduction == "mean":
-        weight = weight / max(_shift(u, {}).numel(), 1)
+    weights = bending_weights(dvf.shape, normalize, reduction)
+    incoming = grad_output.to(u.dtype) / max(weights.divisor, 1)
     gradient = torch.zeros_like(u)
-    for axes, count in axis_pairs(u.ndim):
-        scale = per_component(pair_scale(u.shape, axes, normalize), u)
-        derivative = 2.0 * count * second_derivative(u, axes) * scale**2
-        gradient = gradient + second_derivative_adjoint(derivative * weight, axes)
+    for index, axes in enumerate(axis_pairs(u.ndim - 2)):
+        slope = 2.0 * weights.of_difference(index, u) * second_difference(u, axes)
+        gradient = gradient + second_difference_adjoint(slope * incoming, axes)
     return [gradient.to(dvf.dtype)]

@@ -12,11 +12,12 @@ import triton
 import triton.language as tl
 
 from usreg_kernels.ops.bending_energy.reference import loss_shape
-from usreg_kernels.ops.fields import size_ratios
+from usreg_kernels.ops.field_weights import bending_weights
 from usreg_kernels.ops.triton_fields import (
     Weights,
     grad_at,
     gradient_of_one_field,
+    kernel_weights,
     lies_within,
     load_real,
     locate,
@@ -163,16 +164,7 @@ def write_gradient(
 
 def _weights(dvf: torch.Tensor, normalize: bool, reduction: str) -> Weights:
     """The kernels' weights, of the pairs of axes and of the components."""
-    missing = 5 - dvf.ndim
-    sizes = [0.0] * missing + [float(size) if normalize else 1.0 for size in dvf.shape[2:]]
-    pairs = []
-    for first in range(3):
-        for second in range(first, 3):
-            # The derivative along two axes is a quarter of the difference, and the pair counts twice.
-            pairs.append((1.0 if first == second else 2.0 / 16.0) * (sizes[first] * sizes[second]) ** 2)
-    own = [ratio**2 for ratio in size_ratios(dvf.shape, 1)] if normalize else [1.0] * (3 - missing)
-    divisor = torch.Size([*dvf.shape[:2], *[size - 2 for size in dvf.shape[2:]]]).numel() if reduction == "mean" else 1
-    return Weights(pairs, divisor, own + [1.0] * missing)
+    return kernel_weights(bending_weights(dvf.shape, normalize, reduction), differences=6)
 
 
 def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:

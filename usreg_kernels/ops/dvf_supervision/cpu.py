@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from usreg_kernels.ops.compiled import StatelessBackend
-from usreg_kernels.ops.gradient_smoothness.native import scales
+from usreg_kernels.ops.dvf_supervision.reference import smoothness_params
+from usreg_kernels.ops.field_weights import smoothness_weights
 from usreg_kernels.ops.operator import LIBRARY
 
-_INPUTS = "Tensor pred_dvf, Tensor gt_dvf, float mse_weight, float smooth_weight, float[] scales"
+_INPUTS = "Tensor pred_dvf, Tensor gt_dvf, float mse_weight, float[] weights"
 LIBRARY.define(f"dvf_supervision_native_forward({_INPUTS}) -> Tensor")
 LIBRARY.define(
     f"dvf_supervision_native_backward(Tensor grad_output, {_INPUTS}, bool pred_grad, bool gt_grad) "
@@ -31,5 +32,6 @@ class Cpu(StatelessBackend):
         smooth_weight: float,
         spacing: list[float] | None,
     ) -> tuple[Any, ...]:
-        """The weights of the terms, and what multiplies the differences."""
-        return mse_weight, smooth_weight, scales(pred_dvf.shape, None if spacing is None else tuple(spacing), False)
+        """What multiplies the squared errors, and the squared differences."""
+        weights = smoothness_weights(pred_dvf.shape, **smoothness_params(spacing))
+        return mse_weight, [smooth_weight * weight for weight in weights.penalties]

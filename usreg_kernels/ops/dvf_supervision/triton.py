@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from usreg_kernels.ops.dvf_supervision.reference import smoothness_params
-from usreg_kernels.ops.gradient_smoothness.triton import kernel_weights, penalty_along, pull_along
+from usreg_kernels.ops.gradient_smoothness.triton import loss_weights, penalty_along, pull_along
 from usreg_kernels.ops.triton_fields import Weights, add_up, gradient_weights, load_real, locate, write
 
 BLOCK = 512  # voxels per program
@@ -68,7 +68,7 @@ def write_gradients(
 
 def _weights(field: torch.Tensor, mse_weight: float, smooth_weight: float, spacing: list[float] | None) -> Weights:
     """The kernels' weights, of the error and of the axes."""
-    axes = kernel_weights(field, **smoothness_params(spacing)).terms
+    axes = loss_weights(field, **smoothness_params(spacing)).terms
     return Weights([mse_weight, *[smooth_weight * weight for weight in axes]], field.numel())
 
 

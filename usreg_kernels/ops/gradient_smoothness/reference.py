@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from usreg_kernels.ops.fields import per_component, size_ratios
+from usreg_kernels.ops.field_weights import smoothness_weights
 from usreg_kernels.ops.operator import compute_dtype, loss_dtype
-from usreg_kernels.ops.reduction import reduce_map
+from usreg_kernels.ops.reduction import total
 
 
 def _pad(x: torch.Tensor, axis: int, before: int, after: int) -> torch.Tensor:
@@ -30,12 +29,12 @@ def _interior(x: torch.Tensor, skip: int | None = None) -> torch.Tensor:
 
 
 def difference(u: torch.Tensor, axis: int, scheme: str) -> torch.Tensor:
-    """Differences of u (B, n, spatial...) along one axis; only interior voxels for ``central``."""
+    """Differences of u (B, n, spatial...) along one axis; for ``central``, over two voxels and of interior ones."""
     if scheme == "forward":
         return torch.diff(u, dim=axis)
     u = _interior(u, skip=axis)
     size = u.shape[axis]
-    return (u.narrow(axis, 2, size - 2) - u.narrow(axis, 0, size - 2)) / 2.0
+    return u.narrow(axis, 2, size - 2) - u.narrow(axis, 0, size - 2)
 
 
 def difference_adjoint(d: torch.Tensor, axis: int, scheme: str) -> torch.Tensor:
@@ -45,22 +44,12 @@ def difference_adjoint(d: torch.Tensor, axis: int, scheme: str) -> torch.Tensor:
     for other in range(2, d.ndim):
         if other != axis:
             d = _pad(d, other, 1, 1)
-    return (_pad(d, axis, 2, 0) - _pad(d, axis, 0, 2)) / 2.0
+    return _pad(d, axis, 2, 0) - _pad(d, axis, 0, 2)
 
 
-def axis_scale(shape: Sequence[int], axis: int, spacing: Sequence[float] | None, normalize: bool) -> list[float]:
-    """What multiplies the differences along an axis, for each component of a field (B, n, spatial...).
-
-    1 / spacing, and size(axis) / size(component's own axis) to normalise.
-    """
-    scale = 1.0 if spacing is None else 1.0 / spacing[axis - 2]
-    ratios = size_ratios(shape, shape[axis]) if normalize else [1.0] * shape[1]
-    return [ratio * scale for ratio in ratios]
-
-
-def _axes(u: torch.Tensor, scheme: str) -> list[int]:
+def _axes(u: torch.Tensor) -> list[int]:
     """The axes that have differences: an axis of size 1 adds nothing."""
-    return [axis for axis in range(2, u.ndim) if scheme == "central" or u.shape[axis] > 1]
+    return [axis for axis in range(2, u.ndim) if u.shape[axis] > 1]
 
 
 def forward(
@@ -68,14 +57,17 @@ def forward(
 ) -> torch.Tensor:
     """The sum over axes of the reduced penalty of the differences."""
     u = dvf.to(compute_dtype(dvf))
+    weights = smoothness_weights(dvf.shape, penalty, scheme, spacing, normalize, reduction)
     loss = u.new_zeros(loss_shape(dvf, scheme=scheme, reduction=reduction))
-    for axis in _axes(u, scheme):
-        d = difference(u, axis, scheme) * per_component(axis_scale(u.shape, axis, spacing, normalize), u)
-        value = d**2 if penalty == "l2" else d.abs()
-        if reduction == "none" and scheme == "forward":
+    for axis in _axes(u):
+        d = difference(u, axis, scheme)
+        value = weights.of_difference(axis - 2, u) * (d**2 if penalty == "l2" else d.abs())
+        if reduction != "none":
+            value = total(value)
+        elif scheme == "forward":
             value = _pad(value, axis, 0, 1)
-        loss = loss + reduce_map(value, None, reduction)
-    return loss.to(loss_dtype(dvf.dtype))
+        loss = loss + value
+    return (loss / weights.divisor).to(loss_dtype(dvf.dtype))
 
 
 def loss_shape(dvf: torch.Tensor, *, scheme: str, reduction: str, **params: object) -> tuple[int, ...]:
@@ -106,17 +98,13 @@ def backward(
     if not needs_grad[0]:
         return []
     u = dvf.to(compute_dtype(dvf))
-    grad_output = grad_output.to(u.dtype)
+    weights = smoothness_weights(dvf.shape, penalty, scheme, spacing, normalize, reduction)
+    incoming = grad_output.to(u.dtype) / max(weights.divisor, 1)
     gradient = torch.zeros_like(u)
-    for axis in _axes(u, scheme):
-        scale = per_component(axis_scale(u.shape, axis, spacing, normalize), u)
-        d = difference(u, axis, scheme) * scale
-        derivative = 2.0 * d if penalty == "l2" else d.sign()
-        if reduction == "mean":
-            weight = grad_output / max(d.numel(), 1)
-        elif reduction == "none" and scheme == "forward":
-            weight = grad_output.narrow(axis, 0, u.shape[axis] - 1)
-        else:
-            weight = grad_output
-        gradient = gradient + difference_adjoint(derivative * scale * weight, axis, scheme)
+    for axis in _axes(u):
+        d = difference(u, axis, scheme)
+        slope = weights.of_difference(axis - 2, u) * (2.0 * d if penalty == "l2" else d.sign())
+        own = reduction == "none" and scheme == "forward"  # the map has the field's shape, and no value for the last
+        slope = slope * (incoming.narrow(axis, 0, d.shape[axis]) if own else incoming)
+        gradient = gradient + difference_adjoint(slope, axis, scheme)
     return [gradient.to(dvf.dtype)]

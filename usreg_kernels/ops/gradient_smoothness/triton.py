@@ -11,12 +11,13 @@ import torch
 import triton
 import triton.language as tl
 
-from usreg_kernels.ops.fields import size_ratios
+from usreg_kernels.ops.field_weights import smoothness_weights
 from usreg_kernels.ops.gradient_smoothness.reference import loss_shape
 from usreg_kernels.ops.triton_fields import (
     Weights,
     grad_at,
     gradient_of_one_field,
+    kernel_weights,
     lies_within,
     load_real,
     locate,
@@ -141,25 +142,9 @@ def write_gradient(
     tl.store(gradient + first + index, pull.to(gradient.dtype.element_ty), mask=inside)
 
 
-def kernel_weights(
-    dvf: torch.Tensor, penalty: str, scheme: str, spacing: list[float] | None, normalize: bool, reduction: str
-) -> Weights:
+def loss_weights(dvf: torch.Tensor, **params: Any) -> Weights:
     """The kernels' weights, of the axes and of the components."""
-    sizes = list(dvf.shape[2:])
-    power = 2 if penalty == "l2" else 1
-    central = scheme == "central"
-    axes = []
-    for axis, size in enumerate(sizes):
-        scale = (0.5 if central else 1.0) * (size if normalize else 1.0) / (spacing[axis] if spacing else 1.0)
-        # The mean is over an axis' own differences, of which there is one less along it than there are voxels.
-        share = size / (size - 1) if reduction == "mean" and not central and size > 1 else 1.0
-        axes.append(share * scale**power)
-    own = [ratio**power for ratio in size_ratios(dvf.shape, 1)] if normalize else [1.0] * len(sizes)
-    divisor = 1
-    if reduction == "mean" and (central or max(sizes) > 1):  # without differences, the loss of no voxels is 0 as well
-        divisor = torch.Size([*dvf.shape[:2], *[size - 2 * central for size in sizes]]).numel()
-    missing = 3 - len(sizes)
-    return Weights([0.0] * missing + axes, divisor, own + [1.0] * missing)
+    return kernel_weights(smoothness_weights(dvf.shape, **params), differences=3)
 
 
 def _constants(penalty: str, scheme: str, **others: Any) -> dict[str, Any]:
@@ -168,7 +153,7 @@ def _constants(penalty: str, scheme: str, **others: Any) -> dict[str, Any]:
 
 def forward(dvf: torch.Tensor, *, needs_grad: list[bool], **params: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss."""
-    shape, weights = loss_shape(dvf, **params), kernel_weights(dvf, **params)
+    shape, weights = loss_shape(dvf, **params), loss_weights(dvf, **params)
     return loss_of_one_field(sum_penalties, dvf, shape, weights, **_constants(**params)), []
 
 
@@ -178,5 +163,5 @@ def backward(
     """The gradient, from the field once more."""
     if not needs_grad[0]:
         return []
-    weights = kernel_weights(dvf, **params)
+    weights = loss_weights(dvf, **params)
     return [gradient_of_one_field(write_gradient, grad_output, dvf, weights, **_constants(**params))]

@@ -2,11 +2,14 @@ r"""Local normalised cross-correlation in plain PyTorch: the oracle of every oth
 
 With window weights :math:`w` of volume :math:`N`, zero padding, and :math:`S_x(v) = \sum_u w(u)\, x(v + u)`::
 
-    cross = S_tp - S_p S_t / N      var_p = S_pp - S_p^2 / N      var_t = S_tt - S_t^2 / N
+    cross = S_pt - S_p S_t / N      var_p = S_pp - S_p^2 / N      var_t = S_tt - S_t^2 / N
     ncc   = (cross^2 + smooth_nr) / (max(var_p, smooth_dr) max(var_t, smooth_dr))
 
 as in MONAI 1.6's ``LocalNormalizedCrossCorrelationLoss``. Window sums add shifted copies and never subtract: running
 sums leave a residue after bright tissue that is as large as ``smooth_dr``.
+
+Every backend has these names and orders. Window sums: ``p, t, pp, tt, pt``. Maps, whose window sums make the gradients
+(:func:`backward`): ``by_cross, slope_p, constant_p, slope_t, constant_t``, of which a single gradient needs three.
 """
 
 from __future__ import annotations
@@ -88,10 +91,11 @@ def backward(
     smooth_nr: float,
     smooth_dr: float,
 ) -> list[torch.Tensor]:
-    """The exact gradients: window sums of the derivatives of ncc with respect to the local statistics.
+    """The exact gradients: window sums of maps of the derivatives of ncc with respect to the local statistics.
 
-    With ``a = d ncc / d cross`` and ``b = d ncc / d var_p`` (0 where the variance is clamped), each times the
-    incoming gradient, ``gradient(p) = t S_a + 2 p S_b - S_(a mean_t + 2 b mean_p)``; for t the roles are exchanged.
+    With ``by_cross = d ncc / d cross``, ``slope_p = 2 d ncc / d var_p`` (0 where the variance is clamped) and
+    ``constant_p = -(by_cross mean_t + slope_p mean_p)``, each times the incoming gradient,
+    ``gradient(p) = t S_by_cross + p S_slope_p + S_constant_p``; for t the roles are exchanged.
     """
     dtype = compute_dtype(pred)
     p, t = pred.to(dtype), target.to(dtype)
@@ -101,8 +105,8 @@ def backward(
     inverse = 1.0 / (clamped_p * clamped_t)
     ncc = (s.cross**2 + smooth_nr) * inverse
     weight = -reduction_gradient(grad_output.to(dtype), p.shape, mask, reduction)
-    a = weight * 2.0 * s.cross * inverse
-    sum_a = window_sum(a, window)
+    by_cross = weight * 2.0 * s.cross * inverse
+    sum_by_cross = window_sum(by_cross, window)
 
     def gradient(
         x: torch.Tensor,
@@ -112,9 +116,9 @@ def backward(
         mean: torch.Tensor,
         mean_other: torch.Tensor,
     ) -> torch.Tensor:
-        b = torch.where(var > smooth_dr, -weight * ncc / clamped, 0.0)
-        constant = window_sum(a * mean_other + 2.0 * b * mean, window)
-        return other * sum_a + 2.0 * x * window_sum(b, window) - constant
+        slope = torch.where(var > smooth_dr, -2.0 * weight * ncc / clamped, 0.0)
+        constant = -(by_cross * mean_other + slope * mean)
+        return other * sum_by_cross + x * window_sum(slope, window) + window_sum(constant, window)
 
     gradients = []
     if needs_grad[0]:

@@ -90,7 +90,7 @@ def _plan_propagate(
 
 
 def _used_maps(saved: int, needs_grad: tuple[bool, bool]) -> tuple[int, ...]:
-    """Which of the saved maps go into the gradients: that over cross, and two per gradient, first image first."""
+    """Which of the saved maps go into the gradients: by_cross, and slope and constant of each gradient's image."""
     if saved == 3 or all(needs_grad):
         return tuple(range(saved))
     return (0, 1, 2) if needs_grad[0] else (0, 3, 4)

@@ -6,7 +6,7 @@ warp; and along z by adding it to the unfinished sums of all planes whose window
 running sums leave a residue after bright tissue that is as large as ``smooth_dr``.
 
 Between the passes lie maps of the derivatives of ncc with respect to the local statistics, from which the gradient is
-the same march: ``gradient(p) = S_constant + t S_cross + 2 p S_slope``. They stay float32, because a cancellation
+the same march: ``gradient(p) = t S_by_cross + p S_slope_p + S_constant_p``. They stay float32, because a cancellation
 between them would not survive rounding them apart.
 
 Tensors are (BY, BG * TX): rows of neighbouring voxels. Only the exchange along x splits them into TX columns (BY, BG).
@@ -293,7 +293,7 @@ def _about_means(sum_ab, sum_a, sum_b, volume, inverse_volume):
 
 @triton.jit
 def _ncc(sum_p, sum_t, sum_pp, sum_tt, sum_pt, volume, inverse_volume, smooth_nr, smooth_dr, MAPS: tl.constexpr):
-    """ncc, and its derivatives for as many maps: by cross; to pred by constant, slope; to target by these.
+    """ncc, and as many maps of its derivatives: by_cross, slope_p, constant_p, slope_t, constant_t.
 
     Two reciprocal roots instead of the reciprocal of a product, which could overflow long before the correlation does.
     """
@@ -311,14 +311,14 @@ def _ncc(sum_p, sum_t, sum_pp, sum_tt, sum_pt, volume, inverse_volume, smooth_nr
         mean_p = sum_p * inverse_volume
         mean_t = sum_t * inverse_volume
         by_cross = 2.0 * correlation * root
-        slope_p = tl.where(var_p > smooth_dr, -ncc * root_p * root_p, 0.0)
-        constant_p = -(by_cross * mean_t + 2.0 * slope_p * mean_p)
+        slope_p = tl.where(var_p > smooth_dr, -2.0 * ncc * root_p * root_p, 0.0)
+        constant_p = -(by_cross * mean_t + slope_p * mean_p)
         if MAPS == 3:
-            return ncc, by_cross, constant_p, slope_p
+            return ncc, by_cross, slope_p, constant_p
         else:
-            slope_t = tl.where(var_t > smooth_dr, -ncc * root_t * root_t, 0.0)
-            constant_t = -(by_cross * mean_p + 2.0 * slope_t * mean_t)
-            return ncc, by_cross, constant_p, slope_p, constant_t, slope_t
+            slope_t = tl.where(var_t > smooth_dr, -2.0 * ncc * root_t * root_t, 0.0)
+            constant_t = -(by_cross * mean_p + slope_t * mean_t)
+            return ncc, by_cross, slope_p, constant_p, slope_t, constant_t
 
 
 @triton.jit
@@ -463,14 +463,14 @@ def _map_sums(maps, grad_map, place, y, H, exists, lane, PITCH: tl.constexpr, MA
 def _write_gradients(sums, pred, target, pred_grad, target_grad, place, counts, scale, PRED: tl.constexpr,
                      TARGET: tl.constexpr, ALIGNED: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr,
                      BG: tl.constexpr):  # fmt: skip
-    """A plane's gradients from its finished sums: over cross; then over constant and slope, to pred, to target."""
+    """A plane's gradients from the finished sums of its maps."""
     p = _load(pred, place, counts, ALIGNED, TX, BY, BG)
     t = _load(target, place, counts, ALIGNED, TX, BY, BG)
     if PRED:
-        gradient = scale * (sums[1] + 2.0 * p * sums[2] + t * sums[0])
+        gradient = scale * (sums[2] + p * sums[1] + t * sums[0])
         _store(pred_grad, place, gradient, counts, ALIGNED, TX, BY, BG)
     if TARGET:
-        gradient = scale * (sums[-2] + 2.0 * t * sums[-1] + p * sums[0])
+        gradient = scale * (sums[-1] + t * sums[-2] + p * sums[0])
         _store(target_grad, place, gradient, counts, ALIGNED, TX, BY, BG)
 
 
