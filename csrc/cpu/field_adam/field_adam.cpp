@@ -17,6 +17,7 @@
 #include "common/dtypes.h"
 #include "common/field_adam_call.h"
 #include "cpu/support/capability.h"
+#include "cpu/support/memory.h"
 #include "cpu/support/parallel.h"
 #if USREG_SEVERAL_ISAS
 #include <immintrin.h>
@@ -127,6 +128,7 @@ void field_adam_step(const Tensor& grad, Tensor exp_avg, Tensor exp_avg_sq, Tens
                      double beta1, double beta2, double eps, bool longest, bool replace) {
   const FieldAdamCall call(grad, exp_avg, exp_avg_sq, step, field, lr, beta1, beta2, eps, longest, replace);
   check_on_cpu(FieldAdamCall::kOp, "grad", grad);
+  if (replace) advise_large_pages(field);
   auto* const count = static_cast<float*>(step.mutable_data_ptr());
   *count += 1;
   dispatch_field_adam(grad, [&](auto tag) {

@@ -1,4 +1,4 @@
-"""The compiled step of Adam: C++ on CPUs (``csrc/cpu/field_adam``)."""
+"""The compiled step of Adam: C++ on CPUs (``csrc/cpu/field_adam``), CUDA C++ on GPUs (``csrc/cuda/field_adam``)."""
 
 from __future__ import annotations
 
