@@ -18,6 +18,7 @@ from kernels import test_random_cases as random_cases
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
 from kernels.compare import assert_close
 from kernels.cuda_on_cpu import build
+from kernels.field_steps import FLOATS
 from kernels.lncc_features import FEATURES, Feature, assert_recomputing_gives_the_same_bits, kernel
 
 import usreg_kernels as uk
@@ -202,7 +203,7 @@ def test_field_voxels_that_are_not_finite_spread_as_far_as_differences(
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("dtype", field_adam.FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
     "name",
     [
@@ -215,7 +216,7 @@ def test_a_step(name: str, dtype: torch.dtype, scale: Scale) -> None:
     getattr(field_adam, f"test_{name}")("cuda", dtype, scale)
 
 
-@pytest.mark.parametrize("dtype", field_adam.FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_plain_and_scaled_steps(dtype: torch.dtype) -> None:
     field_adam.test_twenty_plain_steps_are_those_of_torch("cuda", dtype, {})
     field_adam.test_the_longest_vector_of_each_sample_is_lr("cuda", dtype, 1.0)

@@ -23,7 +23,10 @@ NEEDS_A_GPU = {
     "test_two_streams",
     "test_another_device_than_the_current_one",
 }
-SMALL = "(3d-default or automatic or autocast or steps or 2_31 or feature and (bfloat16 or chunks)) and (not compile or dvf_mse)"
+SMALL = (
+    "(3d-default or automatic or autocast or steps or 2_31 or feature and (bfloat16 or chunks))"
+    " and (not compile or dvf_mse)"
+)
 """At least one case of each test, those that take seconds in the interpreter."""
 
 
