@@ -33,7 +33,7 @@ def make_field(
 
 
 def make_gradient(field: torch.Tensor, number: int) -> torch.Tensor:
-    """Of several sizes in one field, and half of it 0."""
+    """Of several sizes in one field, and a ninth of it 0."""
     generator = torch.Generator().manual_seed(1000 + number)
     values = torch.randn(field.shape, generator=generator, dtype=torch.float64)
     sizes = 10 ** torch.randint(-6, 3, field.shape, generator=torch.Generator().manual_seed(7)).double()
