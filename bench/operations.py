@@ -20,6 +20,7 @@ import usreg_kernels as uk
 from bench import plain_fields as plain
 from bench.contenders import third_party_warnings_ignored
 from usreg_kernels.backend import BackendName
+from usreg_kernels.optim import FieldAdam
 
 Tensors = list[torch.Tensor]
 Function = Callable[..., torch.Tensor]
@@ -33,6 +34,9 @@ SHIFTS = (-3.0, 3.0)
 
 VELOCITIES = (2.1, 2.9)
 """Voxels, the range of velocities. Halved again and again, no displacement comes near a whole number."""
+
+LR = 0.1
+"""Of the steps, in voxels."""
 
 CELL = 16
 """Voxels from one random value of images and fields to the next; what lies between is interpolated."""
@@ -162,6 +166,45 @@ def _warp(channels: int, needs_grad: tuple[bool, bool], title: str, words: int) 
     return Operation("warp", title, (channels, 3), needs_grad, contenders, words)
 
 
+def stepped(start: Callable[[torch.Tensor], Callable[[], object]]) -> Build:
+    """A run of a step of an optimizer, from a field of zeros; what is compared is the field after the first one.
+
+    Args:
+        start: makes the function that takes a step, from a field whose gradient is set.
+    """
+
+    def build(inputs: Tensors) -> Callable[[], Tensors]:
+        (gradient,) = inputs
+        field = torch.zeros_like(gradient).requires_grad_()
+        field.grad = gradient
+        step = start(field)
+
+        def run() -> Tensors:
+            step()
+            return [field.detach()]
+
+        return run
+
+    return build
+
+
+def _steps() -> list[Operation]:
+    """Adam in place: three components of gradient, moments and field, read; and written but for the gradient."""
+    plain_step = {
+        OURS: stepped(lambda field: FieldAdam([field], LR).step),
+        "torch.optim.Adam": stepped(lambda field: torch.optim.Adam([field], LR).step),
+        "torch.optim.Adam, fused": stepped(lambda field: torch.optim.Adam([field], LR, fused=True).step),
+    }
+    scaled_step = {
+        OURS: stepped(lambda field: FieldAdam([field], LR, scale="longest").step),
+        "plain PyTorch": stepped(lambda field: plain.LongestAdam(field, LR).step),
+    }
+    return [
+        Operation("field_adam", "Adam step", (3,), (False,), plain_step, words=21),
+        Operation("field_adam", "Adam step, longest vector given", (3,), (False,), scaled_step, words=27),
+    ]
+
+
 def operations() -> list[Operation]:
     """All comparisons."""
     to_field, to_both, forward = (False, True), (True, True), (False, False)
@@ -192,4 +235,5 @@ def operations() -> list[Operation]:
             shifts=VELOCITIES,
             oracle=None,
         ),
+        *_steps(),
     ]

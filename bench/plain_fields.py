@@ -42,3 +42,26 @@ def ready_grid(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 sample = partial(F.grid_sample, padding_mode="border", align_corners=True)
 """``grid_sample`` and nothing else: what a warp costs at least that is built on it."""
+
+
+class LongestAdam:
+    """Adam without weight decay, each step scaled so that its longest vector is ``lr`` voxels long."""
+
+    def __init__(self, field: torch.Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        self._field, self._lr, self._betas, self._eps = field, lr, betas, eps
+        self._first, self._second = torch.zeros_like(field), torch.zeros_like(field)
+        self._steps = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the field, whose gradient is set."""
+        gradient = self._field.grad
+        assert gradient is not None
+        beta1, beta2 = self._betas
+        self._steps += 1
+        self._first.lerp_(gradient, 1 - beta1)
+        self._second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        direction = self._first / (1 - beta1**self._steps)
+        direction /= (self._second / (1 - beta2**self._steps)).sqrt_().add_(self._eps)
+        longest = torch.linalg.vector_norm(direction, dim=1, keepdim=True).amax(dim=(2, 3, 4), keepdim=True)
+        self._field -= direction * (self._lr / longest)

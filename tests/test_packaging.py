@@ -19,10 +19,14 @@ import pytest
 import torch
 from setuptools import Distribution, Extension
 
-from usreg_kernels import dispatch, library
+from usreg_kernels import library, optim
+from usreg_kernels.functional import FUNCTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-NATIVE_OPS = tuple(f"{op}_native_{way}" for op in dispatch.ops() for way in ("forward", "backward"))
+NATIVE_OPS = (
+    *(f"{op}_native_{way}" for op in FUNCTIONS for way in ("forward", "backward")),
+    *(f"{op}_native_step" for op in optim.FUNCTIONS),
+)
 CUDA_OPS = tuple(
     op.replace("lncc_native", "lncc_cuda")
     for op in NATIVE_OPS

@@ -6,7 +6,7 @@ loss = LNCCLoss(kernel_size=9)(warped, fixed)
 
 from importlib.metadata import PackageNotFoundError, version
 
-from usreg_kernels import integrations, library
+from usreg_kernels import integrations, library, optim
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
 from usreg_kernels.fields import compose_ddf, integrate_velocity, warp
 from usreg_kernels.functional import (
@@ -49,6 +49,7 @@ __all__ = [
     "integrations",
     "library",
     "lncc_loss",
+    "optim",
     "use_backend",
     "warp",
 ]

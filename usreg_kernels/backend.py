@@ -20,7 +20,8 @@ Outputs = Any
 class Backend:
     """One implementation of one op; the operator (:mod:`usreg_kernels.ops.operator`) and the eager way call it.
 
-    A subclass computes :meth:`forward` and :meth:`backward`, and overrides of the rest what it needs.
+    A subclass computes :meth:`forward` and :meth:`backward`, or :meth:`run` where the op works in place, and overrides
+    of the rest what it needs.
 
     Attributes:
         name: one of :data:`BACKEND_NAMES`.
@@ -56,6 +57,15 @@ class Backend:
             needs_grad: as in :meth:`forward`, or fewer of them.
             may_overwrite: False by default, and given only where :attr:`overwrites_saved` is set. True: nobody else
                 will read ``saved``, which may be overwritten and returned as gradients.
+        """
+        raise NotImplementedError
+
+    def run(self, *tensors: Any, **params: Any) -> None:
+        """``run(*tensors, **params)``: of an op that works in place (:mod:`usreg_kernels.ops.inplace`), all there is.
+
+        Args:
+            tensors: the op's tensors, contiguous; some of them change.
+            params: the op's other arguments, checked.
         """
         raise NotImplementedError
 

@@ -245,7 +245,7 @@ def available_backends(op: str) -> tuple[BackendName, ...]:
     """The backends of an op that can run on this machine.
 
     Args:
-        op: a key of ``usreg_kernels.functional.FUNCTIONS``, such as ``"lncc"`` or ``"warp"``.
+        op: such as ``"lncc"``, ``"warp"`` or ``"field_adam"``: ``python -m usreg_kernels`` lists all.
 
     Raises:
         ValueError: for another op.

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from usreg_kernels import checks, dispatch, fields
+from usreg_kernels import checks, dispatch, fields, optim
 from usreg_kernels.ops.bending_energy import OP as BENDING_ENERGY
 from usreg_kernels.ops.dvf_mse import OP as DVF_MSE
 from usreg_kernels.ops.dvf_supervision import OP as DVF_SUPERVISION
@@ -209,14 +209,15 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 """The function of each loss, by the op's name."""
 
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {**LOSSES, **fields.FUNCTIONS}
-"""The function of each op, by the op's name."""
+"""The function of each op that has a gradient, by the op's name."""
 
 
 def explain(op: str | Callable[..., Any], *tensors: torch.Tensor, **arguments: Any) -> dispatch.Explanation:
     """Which backend would run a call, and why not the others; ``print`` the answer.
 
     Args:
-        op: a function or module that calls an op, or the name of one: a key of ``FUNCTIONS``.
+        op: a function or module that calls an op, or the name of one: a key of ``FUNCTIONS``, or
+            ``"field_adam"``.
         tensors: its tensors.
         arguments: its keyword arguments.
 
@@ -224,7 +225,8 @@ def explain(op: str | Callable[..., Any], *tensors: torch.Tensor, **arguments: A
         TypeError, ValueError: as the function would.
     """
     if isinstance(op, str):
-        if op not in FUNCTIONS:
-            raise ValueError(f"unknown op {op!r}; valid: {', '.join(sorted(FUNCTIONS))}")
-        op = FUNCTIONS[op]
+        named = {**FUNCTIONS, **optim.FUNCTIONS}
+        if op not in named:
+            raise ValueError(f"unknown op {op!r}; valid: {', '.join(sorted(named))}")
+        op = named[op]
     return dispatch.explain(op, *tensors, **arguments)

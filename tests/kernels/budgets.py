@@ -71,6 +71,11 @@ TRITON: Budgets = {
     ("dvf_mse.write_gradients", "mask"): (21, 48),
     ("dvf_supervision.sum_terms", "mean"): (55, 32),
     ("dvf_supervision.write_gradients", "mean"): (67, 40),
+    ("field_adam.count_step", "plain"): (533, 32),  # of one thread: a turn of its loop, times the 32 of a warp
+    ("field_adam.step_field", "plain"): (28, 32),
+    ("field_adam.update_moments", "longest"): (79, 72),
+    ("field_adam.find_scale", "longest"): (13, 32),
+    ("field_adam.write_field", "longest"): (23, 32),
 }
 
 BEFORE_3_8: Budgets = {
@@ -155,6 +160,9 @@ CUDA: Budgets = {
     ("bending_energy.write_gradient", "map"): (177, 144),
     ("dvf_mse.sum_errors", "mean"): (18, 32),
     ("dvf_mse.write_gradients", "mean"): (24, 32),
+    ("field_adam.step_field", "plain"): (51, 32),
+    ("field_adam.update_moments", "longest"): (49, 40),
+    ("field_adam.write_field", "longest"): (39, 32),
 }
 
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 56}

@@ -13,16 +13,19 @@ import pytest
 import torch
 from kernels import cuda_emulation
 from kernels import test_backends as backends
+from kernels import test_field_adam as field_adam
 from kernels import test_random_cases as random_cases
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
 from kernels.compare import assert_close
 from kernels.cuda_on_cpu import build
+from kernels.field_steps import FLOATS
 from kernels.lncc_features import FEATURES, Feature, assert_recomputing_gives_the_same_bits, kernel
 
 import usreg_kernels as uk
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels import dispatch
 from usreg_kernels.functional import LOSSES
+from usreg_kernels.optim import SCALES, Scale
 
 pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="needs a C++ compiler, e.g. g++")
 
@@ -196,6 +199,40 @@ def test_field_voxels_that_are_not_finite_spread_as_far_as_differences(
             assert torch.equal(one.isfinite(), other.isfinite())
 
 
+# ---- the step of a field ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "the_function_returns_the_update_that_the_optimizer_adds",
+        "every_backend_agrees_with_the_float64_reference",
+        "a_gradient_of_zero_moves_nothing",
+    ],
+)
+def test_a_step(name: str, dtype: torch.dtype, scale: Scale) -> None:
+    getattr(field_adam, f"test_{name}")("cuda", dtype, scale)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_plain_and_scaled_steps(dtype: torch.dtype) -> None:
+    field_adam.test_twenty_plain_steps_are_those_of_torch("cuda", dtype, {})
+    field_adam.test_the_longest_vector_of_each_sample_is_lr("cuda", dtype, 1.0)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_edges_of_a_step(scale: Scale) -> None:
+    field_adam.test_what_is_not_finite_stays_visible("cuda", torch.float64, scale, float("nan"))
+    field_adam.test_what_is_not_finite_stays_visible("cuda", torch.float32, scale, -float("inf"))
+    field_adam.test_a_square_that_overflows_is_not_silent_where_the_scale_depends_on_it("cuda")
+    for shape in ((0, 3, 4, 5, 6), (2, 3, 4, 0, 6)):
+        field_adam.test_a_field_without_voxels("cuda", shape, scale)
+    field_adam.test_any_strides("cuda", scale)
+    field_adam.test_opcheck("cuda", scale, replace=False)
+
+
 # ---- random calls, and wrong ones ------------------------------------------------------------------------------------
 
 
@@ -268,7 +305,7 @@ def test_under_address_sanitizer() -> None:
         "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep what they allocate
     }
-    tests = "agrees or feature or chunks or odd or random or empty or strides or finite"
+    tests = "agrees or feature or chunks or odd or random or empty or strides or finite or step"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=build.ROOT)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -30,7 +30,7 @@ def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_op_has_the_reference() -> None:
-    assert dispatch.ops() == tuple(sorted(FUNCTIONS))
+    assert dispatch.ops() == tuple(sorted({**FUNCTIONS, **uk.optim.FUNCTIONS}))
     for op in dispatch.ops():
         assert "reference" in uk.available_backends(op)
     with pytest.raises(ValueError, match="unknown op 'ncc'; valid: bending_energy"):

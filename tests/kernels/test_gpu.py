@@ -26,6 +26,7 @@ from kernels.lncc_features import FEATURES, Feature
 import usreg_kernels as uk
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels.ops.triton_backend import INTERPRETED
+from usreg_kernels.optim import SCALES, FieldAdam, Scale
 
 STAND_IN = os.environ.get("USREG_TEST_GPU") == "cpu" and INTERPRETED
 
@@ -107,6 +108,25 @@ def test_same_bits_every_time(case: Case, backend: str) -> None:
         assert all(torch.equal(one, two) for one, two in zip(first, other, strict=True))
 
 
+STEPS = [name for name in ("triton", *(() if STAND_IN else ("cuda",))) if name in uk.available_backends("field_adam")]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("backend", STEPS)
+def test_steps_of_a_field_agree_with_the_cpu(backend: str, scale: Scale) -> None:
+    start = torch.rand((2, 2, 5, 13) if STAND_IN else (2, 3, 40, 50, 60), dtype=torch.float64)
+    fields = [start.to(DEVICE, torch.float32).requires_grad_(), start.clone().requires_grad_()]
+    optimizers = [FieldAdam([field], lr=0.1, scale=scale) for field in fields]
+    for number in range(3):
+        gradient = torch.rand(start.shape, generator=torch.Generator().manual_seed(number)) - 0.4
+        fields[0].grad, fields[1].grad = gradient.to(DEVICE), gradient.double()
+        with uk.use_backend(backend):
+            optimizers[0].step()
+        optimizers[1].step()
+    moved, expected = fields[0].detach().cpu() - start, fields[1].detach() - start
+    assert_close(moved, expected, GRADIENT_TOLERANCE[torch.float32])
+
+
 # ---- devices, streams and graphs -------------------------------------------------------------------------------------
 
 
@@ -167,6 +187,33 @@ def test_graph_capture(case: Case, backend: str) -> None:
         assert torch.equal(loss, expected)
         for gradient, wanted in zip(gradients, torch.autograd.grad(expected, again), strict=True):
             assert torch.equal(gradient, wanted)
+
+
+@NEEDS_A_DRIVER
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("backend", STEPS)
+def test_captured_steps_of_a_field(backend: str, scale: Scale) -> None:
+    """As those that are not captured; these wait for nothing."""
+    fields = [torch.zeros(2, 3, 20, 30, 40, device=DEVICE, requires_grad=True) for _ in range(2)]
+    captured, plain = (FieldAdam([field], lr=0.1, scale=scale) for field in fields)
+    gradient = torch.rand(fields[0].shape, device=DEVICE) - 0.5
+    for field in fields:
+        field.grad = gradient.clone()
+    with uk.use_backend(backend):
+        captured.step()  # makes the state
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured.step()
+        plain.step()
+        for number in range(3):
+            for field in fields:
+                field.grad.copy_(gradient.roll(number))
+            graph.replay()
+            with _nothing_may_wait():
+                plain.step()
+    assert torch.equal(*fields)
+    assert captured.state[fields[0]]["step"] == plain.state[fields[1]]["step"] == 4
 
 
 @NEEDS_A_DRIVER

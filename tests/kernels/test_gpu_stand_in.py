@@ -19,10 +19,14 @@ NEEDS_A_GPU = {
     "test_the_automatic_choice_is_the_first_fused_kernel",
     "test_nothing_waits_for_the_device",
     "test_graph_capture",
+    "test_captured_steps_of_a_field",
     "test_two_streams",
     "test_another_device_than_the_current_one",
 }
-SMALL = "(3d-default or automatic or autocast or 2_31 or feature and (bfloat16 or chunks)) and (not compile or dvf_mse)"
+SMALL = (
+    "(3d-default or automatic or autocast or steps or 2_31 or feature and (bfloat16 or chunks))"
+    " and (not compile or dvf_mse)"
+)
 """At least one case of each test, those that take seconds in the interpreter."""
 
 

@@ -57,6 +57,12 @@ def _supervision(module: ModuleType, dtype: torch.dtype) -> None:
     module.backward(loss, saved, pred, gt, needs_grad=[True, False], **params)
 
 
+def _adam(module: ModuleType, dtype: torch.dtype, longest: bool) -> None:
+    tensors = torch.empty(4, 1, 3, 64, 64, 64, dtype=dtype)
+    numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+    module.run(*tensors[:3], torch.zeros(()), tensors[3], **numbers, longest=longest, replace=longest)
+
+
 def _lncc(
     module: ModuleType,
     dtype: torch.dtype,
@@ -104,6 +110,7 @@ CALLS: dict[str, dict[str, Call]] = {
     "bending_energy": {"mean": _bending, "map": partial(_bending, reduction="none")},
     "dvf_mse": {"mean": _dvf_mse, "mask": partial(_dvf_mse, masked=True)},
     "dvf_supervision": {"mean": _supervision},
+    "field_adam": {"plain": partial(_adam, longest=False), "longest": partial(_adam, longest=True)},
 }
 """By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
 
@@ -157,12 +164,16 @@ def triton_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str
             for dtype in (COUNTED[name] for name in dtypes):
                 if op == "lncc" and dtype in HALVES and title not in {f"window {size}" for size in WINDOWS}:
                     continue
+                if op == "field_adam" and dtype in HALVES:
+                    continue  # which it does not take
                 with recording(op) as (module, launches):
                     call(module, dtype)
                 seen = set()
                 for launch in launches:
                     if launch.name.endswith(".finish") and (title, dtype) != ("window 7", torch.float32):
                         continue  # the second stage is one kernel for all
+                    if launch.name.endswith(".count_step") and title != "plain":
+                        continue  # and so is the first stage of a step
                     if launch.name in seen:
                         continue  # a march per gradient: the same code twice
                     seen.add(launch.name)

@@ -121,6 +121,16 @@ def _bending(call: str, has_map: bool) -> Iterator[Kernel]:
     return _field("bending_energy", call, "field_losses/bending.cuh", "BendingLoss<float>", gradient, has_map)
 
 
+def _adam() -> Iterator[Kernel]:
+    for name, call, code, has_ends in (
+        ("step_field", "plain", "write_adam_field<float, false, false>", False),
+        ("update_moments", "longest", "update_moments<float>", True),  # a turn takes one component
+        ("write_field", "longest", "write_adam_field<float, true, true>", False),
+    ):
+        header = "field_adam/field_adam.cuh"
+        yield Kernel(f"field_adam.{name}", call, header, code, threads=256, voxels=4, has_ends=has_ends)
+
+
 def kernels() -> Iterator[Kernel]:
     """The kernels of the table; the calls that Triton's part has too have the same names there."""
     for window in range(3, _LARGEST_MARCH + 2, 2):
@@ -135,6 +145,7 @@ def kernels() -> Iterator[Kernel]:
     yield from _smoothness("forward, l2, map", central=False, penalty="kSquare", has_map=True)
     yield from _bending("mean", has_map=False)
     yield from _bending("map", has_map=True)
+    yield from _adam()
     yield Kernel("dvf_mse.sum_errors", "mean", "dvf_mse/dvf_mse.cuh", "sum_errors<float>", threads=256, voxels=4)
     yield Kernel(
         "dvf_mse.write_gradients", "mean", "dvf_mse/dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=4

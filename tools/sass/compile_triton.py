@@ -31,7 +31,7 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-"""Triton's names of dtypes."""
+"""Triton's names of the dtypes of images and fields."""
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 _REGISTERS_PER_MULTIPROCESSOR = 65536
@@ -68,7 +68,7 @@ class Launch:
             if parameter.is_constexpr or value is None or (specialized and type(value) is int and value == 1):
                 signature[name], constants[name] = "constexpr", value
             elif isinstance(value, torch.Tensor):
-                signature[name] = f"*{DTYPES[value.dtype]}"
+                signature[name] = f"*{'i32' if value.dtype == torch.int32 else DTYPES[value.dtype]}"
                 if aligned:
                     attributes[(i,)] = [["tt.divisibility", 16]]
             elif isinstance(value, int):

@@ -41,6 +41,8 @@ def missing() -> str | None:
 class TritonBackend(Backend):
     """The functions of an op's ``triton.py``: ``forward``, ``backward`` and, if forward saves tensors, ``saved_like``.
 
+    Of an op that works in place it is ``run``.
+
     That module imports Triton, which takes a second and may not be installed: it is imported at its first use.
     """
 
@@ -61,6 +63,10 @@ class TritonBackend(Backend):
     def backward(self, *arguments: Any, **params: Any) -> list[torch.Tensor]:
         """See :class:`Backend`."""
         return self.module.backward(*arguments, **params)
+
+    def run(self, *tensors: torch.Tensor, **params: Any) -> None:
+        """See :class:`Backend`."""
+        self.module.run(*tensors, **params)
 
     def saved_like(self, *tensors: Any, **arguments: Any) -> list[torch.Tensor]:
         """See :class:`Backend`."""

@@ -15,26 +15,38 @@ extern __shared__ __align__(16) unsigned char block_memory[];  // of a launch's 
 
 constexpr int kFinishThreads = 512;
 
-// Bytes of block_memory that block_sum takes.
+// Bytes of block_memory that block_sum and block_max take.
 template <class A>
 constexpr size_t block_sum_bytes(int threads) {
   return sizeof(A) * (threads / kWarp);
 }
 
-// The sum over a block of whole warps, at most 32 of them; valid in its first thread. All threads must call it.
-template <class A>
-__device__ A block_sum(A value) {
+// Joins the values of a block of whole warps, at most 32 of them; valid in its first thread. All threads must call it.
+// join(a, b): of any order. empty: joins with a value to that value.
+template <class A, class Join>
+__device__ A block_join(A value, A empty, const Join& join) {
   constexpr unsigned kAll = 0xFFFFFFFFu;
-  A* const sums = reinterpret_cast<A*>(block_memory);
+  A* const joined = reinterpret_cast<A*>(block_memory);
   const int warps = static_cast<int>(blockDim.x) / kWarp, lane = threadIdx.x % kWarp;
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_down_sync(kAll, value, step);
-  __syncthreads();  // an earlier sum may still be read
-  if (lane == 0) sums[threadIdx.x / kWarp] = value;
+  for (int step = kWarp / 2; step > 0; step /= 2) value = join(value, __shfl_down_sync(kAll, value, step));
+  __syncthreads();  // an earlier one may still be read
+  if (lane == 0) joined[threadIdx.x / kWarp] = value;
   __syncthreads();
   if (threadIdx.x >= kWarp) return value;
-  value = lane < warps ? sums[lane] : A(0);
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_down_sync(kAll, value, step);
+  value = lane < warps ? joined[lane] : empty;
+  for (int step = kWarp / 2; step > 0; step /= 2) value = join(value, __shfl_down_sync(kAll, value, step));
   return value;
+}
+
+template <class A>
+__device__ A block_sum(A value) {
+  return block_join(value, A(0), [](A a, A b) { return a + b; });
+}
+
+// Of unsigned integers.
+template <class A>
+__device__ A block_max(A value) {
+  return block_join(value, A(0), [](A a, A b) { return a > b ? a : b; });
 }
 
 // loss = sign * sum(partials) / divisor, in float64. divisor: divide_by or, with weights, their sum; weights that sum
