@@ -23,6 +23,8 @@ TENSORS = {
     "dvf_supervision": ("pred_dvf", "gt_dvf"),
     "warp": ("image", "ddf"),
     "compose_ddf": ("outer", "inner"),
+    "jacobian_determinant": ("ddf",),
+    "folding": ("ddf",),
 }
 """The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
 
@@ -153,7 +155,17 @@ def _compose_ddf() -> list[Case]:
     return [Case("compose_ddf", dims, {"padding_mode": padding}) for dims in (1, 2, 3) for padding in paddings]
 
 
-CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision() + _warp() + _compose_ddf()
+def _jacobian() -> list[Case]:
+    cases = []
+    for dims in (1, 2, 3):
+        spacing = (0.5, 2.0, 3.0)[:dims]
+        cases += [Case("jacobian_determinant", dims), Case("jacobian_determinant", dims, {"spacing": spacing})]
+        cases += [Case("folding", dims, {"margin": 1.0, "reduction": r}) for r in ("mean", "sum", "none")]
+        cases += [Case("folding", dims, {"margin": 0.5, "spacing": spacing})]
+    return cases
+
+
+CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision() + _warp() + _compose_ddf() + _jacobian()
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 
 
