@@ -157,7 +157,8 @@ def test_a_step_down_the_gradient_unfolds() -> None:
 @pytest.mark.parametrize("spatial", [(6,), (4, 5), (4, 5, 6), (3, 4, 40)], ids=str)
 def test_nan_spoils_only_the_voxels_that_take_it_in(spatial: tuple[int, ...], backend: str) -> None:
     """One in each of the last component's voxels in turn: those whose differences read it, and no others."""
-    places = range(0, torch.Size(spatial).numel(), 7 if backend == "triton" or len(spatial) == 3 else 1)
+    numel = torch.Size(spatial).numel()
+    places = range(0, numel, numel // 3 if backend == "triton" else 7 if numel > 50 else 1)  # the interpreter is slow
     for place in places:
         ddf = _field(spatial, torch.float32, batch=1).detach()
         ddf[0, -1].view(-1)[place] = torch.nan

@@ -57,6 +57,19 @@ def _supervision(module: ModuleType, dtype: torch.dtype) -> None:
     module.backward(loss, saved, pred, gt, needs_grad=[True, False], **params)
 
 
+def _determinant(module: ModuleType, dtype: torch.dtype) -> None:
+    ddf = torch.empty(1, 3, 64, 64, 64, dtype=dtype)
+    values, saved = module.forward(ddf, needs_grad=[True], spacing=None)
+    module.backward(values, saved, ddf, needs_grad=[True], spacing=None)
+
+
+def _folding(module: ModuleType, dtype: torch.dtype, reduction: str = "mean") -> None:
+    ddf = torch.empty(1, 3, 64, 64, 64, dtype=dtype)
+    params = {"spacing": None, "margin": 0.0, "reduction": reduction}
+    loss, saved = module.forward(ddf, needs_grad=[True], **params)
+    module.backward(loss, saved, ddf, needs_grad=[True], **params)
+
+
 def _lncc(
     module: ModuleType,
     dtype: torch.dtype,
@@ -104,6 +117,8 @@ CALLS: dict[str, dict[str, Call]] = {
     "bending_energy": {"mean": _bending, "map": partial(_bending, reduction="none")},
     "dvf_mse": {"mean": _dvf_mse, "mask": partial(_dvf_mse, masked=True)},
     "dvf_supervision": {"mean": _supervision},
+    "jacobian_determinant": {"map": _determinant},
+    "folding": {"mean": _folding, "map": partial(_folding, reduction="none")},
 }
 """By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
 

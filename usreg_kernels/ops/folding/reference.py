@@ -40,5 +40,4 @@ def backward(
     found = jacobian_determinant.determinant(matrix)
     shape = torch.Size((u.shape[0], 1, *u.shape[2:]))
     incoming = reduction_gradient(grad_output.to(u.dtype), shape, None, reduction)[:, 0]
-    slope = torch.where(found >= margin, 0.0, -incoming)
-    return [jacobian_determinant.gradient(slope, matrix, spacing).to(ddf.dtype)]
+    return [jacobian_determinant.gradient(-incoming, matrix, spacing, idle=found >= margin).to(ddf.dtype)]

@@ -74,11 +74,14 @@ def determinant(matrix: Matrix) -> torch.Tensor:
     return first
 
 
-def gradient(slope: torch.Tensor, matrix: Matrix, spacing: Sequence[float] | None) -> torch.Tensor:
-    """The gradient to the field, from that to the determinant (B, spatial...)."""
+def gradient(
+    slope: torch.Tensor, matrix: Matrix, spacing: Sequence[float] | None, idle: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The gradient to the field, from that to the determinant (B, spatial...); ``idle``: voxels that give none."""
     scales, components = axis_scales(len(matrix), spacing), []
     for row in cofactors(matrix):
-        pulls = [derivative_adjoint(slope * row[j] * scales[j], j + 1) for j in range(len(row))]
+        products = [slope * entry if idle is None else torch.where(idle, 0.0, slope * entry) for entry in row]
+        pulls = [derivative_adjoint(product * scales[j], j + 1) for j, product in enumerate(products)]
         total = pulls[0]
         for pull in pulls[1:]:
             total = total + pull
