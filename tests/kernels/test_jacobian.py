@@ -234,7 +234,7 @@ def test_bad_fields(function: Any) -> None:
         function(torch.zeros(1, 2, 4, 5, 6))
     with pytest.raises(ValueError, match="1, 2 or 3 spatial dimensions"):
         function(torch.zeros(1, 3))
-    with pytest.raises(TypeError, match="ddf must be float64.*int64"):
+    with pytest.raises(TypeError, match=r"ddf must be float64.*int64"):
         function(torch.zeros(1, 1, 4, dtype=torch.int64))
 
 

@@ -6,8 +6,6 @@ field only around the others. It saves nothing in between.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl

@@ -60,7 +60,7 @@ def cross(a0, a1, a2, b0, b1, b2):
 @triton.jit
 def place(pieces, D, H: tl.constexpr, W: tl.constexpr, DIMS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     """This program's voxels: where in the field's first component, where in a map; voxels per map; inside, z, y, x."""
-    image, first, index, inside, z, y, x = locate(pieces, D, H, W, WIDE, BLOCK)
+    _, first, index, inside, z, y, x = locate(pieces, D, H, W, WIDE, BLOCK)
     voxels = (tl.zeros((), tl.int64) + D) * H * W
     return DIMS * first + index, first + index, voxels, inside, z, y, x
 
