@@ -144,6 +144,14 @@ def _warp(channels: int, needs_grad: tuple[bool, bool], title: str, words: int) 
     return Operation("warp", title, (channels, 3), needs_grad, contenders, words)
 
 
+def _determinant(needs_grad: tuple[bool], title: str, words: int) -> Operation:
+    contenders = {
+        OURS: differentiated(uk.jacobian_determinant),
+        "PyTorch gradient": differentiated(plain.jacobian_determinant),
+    }
+    return Operation("jacobian_determinant", title, (3,), needs_grad, contenders, words)
+
+
 def operations() -> list[Operation]:
     """All comparisons."""
     to_field, to_both, forward = (False, True), (True, True), (False, False)
@@ -160,4 +168,6 @@ def operations() -> list[Operation]:
             {OURS: differentiated(uk.compose_ddf), MONAI: differentiated(_monai_compose)},
             words=9,
         ),
+        _determinant((False,), "Jacobian determinant", words=4),
+        _determinant((True,), "Jacobian determinant, with gradient", words=11),
     ]

@@ -42,3 +42,11 @@ def ready_grid(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 sample = partial(F.grid_sample, padding_mode="border", align_corners=True)
 """``grid_sample`` and nothing else: what a warp costs at least that is built on it."""
+
+
+def jacobian_determinant(ddf: torch.Tensor) -> torch.Tensor:
+    """(B, 3, D, H, W) to (B, 1, D, H, W): ``torch.gradient``, and the determinant spelt out."""
+    rows = torch.stack(torch.gradient(ddf, dim=(2, 3, 4)), dim=2)  # (B, component, derivative, D, H, W)
+    matrix = rows + torch.eye(3, device=ddf.device, dtype=ddf.dtype).reshape(1, 3, 3, 1, 1, 1)
+    (a, b, c), (d, e, f), (g, h, i) = (row.split(1, 1) for row in matrix.unbind(1))
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

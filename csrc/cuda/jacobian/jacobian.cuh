@@ -125,14 +125,19 @@ class JacobianColumn {
     }
   }
 
+  // By the first row, as everywhere: infinite entries make the same infinities or NaN.
   __device__ R determinant() const {
-    R columns[kDims][kDims], cofactors[kDims], found = 0;
+    R m[kDims][kDims];  // by column
 #pragma unroll
-    for (int j = 0; j < kDims; ++j) find_column(j, 0, columns[j]);
-    find_cofactors(0, columns[kDims > 1 ? 1 : 0], columns[kDims - 1], cofactors);
-#pragma unroll
-    for (int i = 0; i < kDims; ++i) found += columns[0][i] * cofactors[i];
-    return found;
+    for (int j = 0; j < kDims; ++j) find_column(j, 0, m[j]);
+    if constexpr (kDims == 1) {
+      return m[0][0];
+    } else if constexpr (kDims == 2) {
+      return m[0][0] * m[1][1] - m[1][0] * m[0][1];
+    } else {
+      return m[0][0] * (m[1][1] * m[2][2] - m[2][1] * m[1][2]) + m[1][0] * (m[2][1] * m[0][2] - m[0][1] * m[2][2]) +
+             m[2][0] * (m[0][1] * m[1][2] - m[1][1] * m[0][2]);
+    }
   }
 
   // The derivatives of the determinant by the column along an axis, of a voxel at an offset along that axis.

@@ -69,7 +69,7 @@ def place(pieces, D, H: tl.constexpr, W: tl.constexpr, DIMS: tl.constexpr, WIDE:
 def determinant(
     here, voxels, inside, z, y, x, D, H: tl.constexpr, W: tl.constexpr, scale_z, scale_y, scale_x, DIMS: tl.constexpr
 ):
-    """The determinants of voxels."""
+    """The determinants of voxels, by the first row, as everywhere: infinities make the same infinities or NaN."""
     c0, c1, c2 = column(here, voxels, x, W, 1, scale_x, inside, DIMS - 1, DIMS)
     if DIMS == 1:
         return c0
@@ -79,8 +79,7 @@ def determinant(
             return b0 * c1 - b1 * c0
         else:
             a0, a1, a2 = column(here, voxels, z, D, H * W, scale_z, inside, 0, DIMS)
-            n0, n1, n2 = cross(b0, b1, b2, c0, c1, c2)
-            return a0 * n0 + a1 * n1 + a2 * n2
+            return a0 * (b1 * c2 - c1 * b2) + b0 * (c1 * a2 - a1 * c2) + c0 * (a1 * b2 - b1 * a2)
 
 
 @triton.jit
