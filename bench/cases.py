@@ -12,7 +12,7 @@ import torch
 
 Loss = Callable[..., torch.Tensor]
 
-INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2, "dvf_supervision": 2}
+INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2, "dvf_supervision": 2, "folding": 1}
 """How many tensors each op takes."""
 
 IMAGES: dict[str, tuple[int, ...]] = {

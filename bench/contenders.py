@@ -18,7 +18,15 @@ import torch.nn.functional as F
 
 import usreg_kernels as uk
 from bench.cases import Case, Loss
-from bench.plain import VARIANCE_FLOOR, conv_lncc, finite_differences, pooled_lncc, separable_conv_lncc, supervision
+from bench.plain import (
+    VARIANCE_FLOOR,
+    conv_lncc,
+    finite_differences,
+    folding,
+    pooled_lncc,
+    separable_conv_lncc,
+    supervision,
+)
 from usreg_kernels.dispatch import machine_reasons
 from usreg_kernels.functional import LOSSES
 
@@ -127,12 +135,18 @@ def _dvf_supervision() -> list[Contender]:
     ]
 
 
+def _folding() -> list[Contender]:
+    plain = Contender("PyTorch gradient", lambda case: folding)
+    return [plain, compiled(plain)]
+
+
 _OTHERS: dict[str, Callable[[], list[Contender]]] = {
     "lncc": _lncc,
     "gradient_smoothness": _smoothness,
     "bending_energy": _bending_energy,
     "dvf_mse": _dvf_mse,
     "dvf_supervision": _dvf_supervision,
+    "folding": _folding,
 }
 
 

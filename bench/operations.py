@@ -205,6 +205,14 @@ def _steps() -> list[Operation]:
     ]
 
 
+def _determinant(needs_grad: tuple[bool], title: str, words: int) -> Operation:
+    contenders = {
+        OURS: differentiated(uk.jacobian_determinant),
+        "PyTorch gradient": differentiated(plain.jacobian_determinant),
+    }
+    return Operation("jacobian_determinant", title, (3,), needs_grad, contenders, words)
+
+
 def operations() -> list[Operation]:
     """All comparisons."""
     to_field, to_both, forward = (False, True), (True, True), (False, False)
@@ -236,4 +244,6 @@ def operations() -> list[Operation]:
             oracle=None,
         ),
         *_steps(),
+        _determinant((False,), "Jacobian determinant", words=4),
+        _determinant((True,), "Jacobian determinant, with gradient", words=11),
     ]

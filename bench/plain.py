@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from bench.plain_fields import jacobian_determinant
+
 WindowMean = Callable[[torch.Tensor], torch.Tensor]
 Pair = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -81,6 +83,11 @@ def supervision(smooth_weight: float = 0.01) -> Pair:
         return F.mse_loss(pred_dvf, gt_dvf) + smooth_weight * smoothness(pred_dvf)
 
     return loss
+
+
+def folding(ddf: torch.Tensor) -> torch.Tensor:
+    """The mean of what the Jacobian determinants of a volume's field lack to 0."""
+    return F.relu(-jacobian_determinant(ddf)).mean()
 
 
 def _lines(window: int, dims: int) -> list[list[int]]:

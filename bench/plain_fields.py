@@ -65,3 +65,11 @@ class LongestAdam:
         direction /= (self._second / (1 - beta2**self._steps)).sqrt_().add_(self._eps)
         longest = torch.linalg.vector_norm(direction, dim=1, keepdim=True).amax(dim=(2, 3, 4), keepdim=True)
         self._field -= direction * (self._lr / longest)
+
+
+def jacobian_determinant(ddf: torch.Tensor) -> torch.Tensor:
+    """(B, 3, D, H, W) to (B, 1, D, H, W): ``torch.gradient``, and the determinant spelt out."""
+    rows = torch.stack(torch.gradient(ddf, dim=(2, 3, 4)), dim=2)  # (B, component, derivative, D, H, W)
+    matrix = rows + torch.eye(3, device=ddf.device, dtype=ddf.dtype).reshape(1, 3, 3, 1, 1, 1)
+    (a, b, c), (d, e, f), (g, h, i) = (row.split(1, 1) for row in matrix.unbind(1))
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -12,6 +12,7 @@ TITLES = {
     "bending_energy": "Bending energy",
     "dvf_mse": "DVF MSE",
     "dvf_supervision": "DVF supervision",
+    "folding": "Folding",
 }
 
 SUMMARY_WINDOWS = (3, 9)

@@ -147,6 +147,12 @@ def test_the_plain_supervision_is_ours() -> None:
     torch.testing.assert_close(plain.supervision()(pred, gt), uk.dvf_supervision_loss(pred, gt))
 
 
+def test_the_plain_folding_is_ours() -> None:
+    ddf = 3 * torch.rand(2, 3, 5, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert uk.folding_loss(ddf) > 0
+    torch.testing.assert_close(plain.folding(ddf), uk.folding_loss(ddf))
+
+
 def test_every_loss_of_ours_is_measured_and_has_a_table() -> None:
     ops = {name.removesuffix("_loss") for name in uk.__all__ if name.endswith("_loss")}
     assert set(LOSSES) == set(INPUTS) == set(tables.TITLES) == ops

@@ -8,12 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from usreg_kernels import integrations, library, optim
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
-from usreg_kernels.fields import compose_ddf, integrate_velocity, warp
+from usreg_kernels.fields import compose_ddf, integrate_velocity, jacobian_determinant, warp
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
     dvf_supervision_loss,
     explain,
+    folding_loss,
     gradient_smoothness_loss,
     lncc_loss,
 )
@@ -21,6 +22,7 @@ from usreg_kernels.modules import (
     BendingEnergyLoss,
     DVFMSELoss,
     DVFSupervisionLoss,
+    FoldingLoss,
     GradientSmoothnessLoss,
     LNCCLoss,
 )
@@ -35,6 +37,7 @@ __all__ = [
     "BendingEnergyLoss",
     "DVFMSELoss",
     "DVFSupervisionLoss",
+    "FoldingLoss",
     "GradientSmoothnessLoss",
     "LNCCLoss",
     "__version__",
@@ -44,9 +47,11 @@ __all__ = [
     "dvf_mse_loss",
     "dvf_supervision_loss",
     "explain",
+    "folding_loss",
     "gradient_smoothness_loss",
     "integrate_velocity",
     "integrations",
+    "jacobian_determinant",
     "library",
     "lncc_loss",
     "optim",

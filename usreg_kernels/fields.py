@@ -14,6 +14,7 @@ import torch
 from usreg_kernels import checks
 from usreg_kernels.ops.compose_ddf import OP as COMPOSE_DDF
 from usreg_kernels.ops.integrate_velocity import OP as INTEGRATE_VELOCITY
+from usreg_kernels.ops.jacobian_determinant import OP as JACOBIAN_DETERMINANT
 from usreg_kernels.ops.operator import loss_dtype
 from usreg_kernels.ops.warp import OP as WARP
 
@@ -137,6 +138,30 @@ def integrate_velocity(velocity: torch.Tensor, *, steps: int = 7, padding_mode: 
     return INTEGRATE_VELOCITY(velocity, steps=checks.check_count("steps", steps), padding_mode=padding_mode)
 
 
+def jacobian_determinant(ddf: torch.Tensor, *, spacing: float | Sequence[float] | None = None) -> torch.Tensor:
+    """The determinant of the Jacobian of ``x + ddf(x)`` at every voxel: how much the map changes a small volume.
+
+    1 where nothing changes, above 1 where the map expands, 0 or less where it folds. Derivatives are those of
+    ``torch.gradient``: central differences inside, one-sided differences at the borders. An axis of one voxel has the
+    derivative 0.
+
+    Args:
+        ddf: (B, n, spatial...) with n = 1, 2 or 3 spatial axes, displacements in voxels, or in mm with ``spacing``.
+        spacing: mm per voxel, a positive number for all axes or one per axis (z, y, x), for a field in mm: divides the
+            derivatives along an axis. Leave it out for a field in voxels, whose determinant does not depend on it.
+
+    Returns:
+        (B, 1, spatial...), without unit, of any sign: float64 where the field is float64, else float32. A NaN spoils
+        only the voxels whose differences take it in.
+
+    Raises:
+        TypeError: the field is not a floating-point tensor.
+        ValueError: wrong number of components, a bad spacing.
+    """
+    dims = checks.check_field("ddf", ddf)
+    return JACOBIAN_DETERMINANT(ddf, spacing=checks.check_spacing(spacing, dims))
+
+
 def _common_dtype(first: torch.Tensor, *others: torch.Tensor | None) -> torch.dtype:
     """The dtype that kernels get: the inputs' own if they agree; else float64 if one is float64, else float32."""
     dtypes = {tensor.dtype for tensor in (first, *others) if tensor is not None}
@@ -149,5 +174,6 @@ FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     WARP.name: warp,
     COMPOSE_DDF.name: compose_ddf,
     INTEGRATE_VELOCITY.name: integrate_velocity,
+    JACOBIAN_DETERMINANT.name: jacobian_determinant,
 }
 """The function of each op, by the op's name."""

@@ -20,6 +20,7 @@ from usreg_kernels import checks, dispatch, fields, optim
 from usreg_kernels.ops.bending_energy import OP as BENDING_ENERGY
 from usreg_kernels.ops.dvf_mse import OP as DVF_MSE
 from usreg_kernels.ops.dvf_supervision import OP as DVF_SUPERVISION
+from usreg_kernels.ops.folding import OP as FOLDING
 from usreg_kernels.ops.gradient_smoothness import OP as GRADIENT_SMOOTHNESS
 from usreg_kernels.ops.lncc import OP as LNCC
 from usreg_kernels.ops.reduction import Reduction
@@ -199,12 +200,49 @@ def dvf_supervision_loss(
     )
 
 
+def folding_loss(
+    ddf: torch.Tensor,
+    *,
+    spacing: float | Sequence[float] | None = None,
+    margin: float = 0.0,
+    reduction: Reduction = "mean",
+) -> torch.Tensor:
+    """How far the Jacobian determinant falls below a margin: the mean of ``max(0, margin - det)``; 0 for no folding.
+
+    ``det`` is that of :func:`jacobian_determinant`; no map of it is written. Where it is at least the margin, the
+    gradient is 0.
+
+    Args:
+        ddf: (B, n, spatial...) with n spatial axes, displacements in voxels, or in mm with ``spacing``.
+        spacing: mm per voxel, a positive number for all axes or one per axis (z, y, x), for a field in mm: divides the
+            derivatives along an axis.
+        margin: determinants below it count, any finite number. 0 counts folded voxels; a little more, such as 0.1,
+            keeps voxels from coming close.
+        reduction: ``"mean"`` over the voxels, ``"sum"``, or ``"none"`` for the map (B, 1, spatial...).
+
+    Returns:
+        A scalar, 0 or more, without unit; or the map for ``reduction="none"``. The mean of an empty batch is NaN.
+
+    Raises:
+        TypeError: the field is not a floating-point tensor.
+        ValueError: wrong number of components, a bad spacing or margin, an unknown reduction.
+    """
+    dims = checks.check_field("ddf", ddf)
+    return FOLDING(
+        ddf,
+        spacing=checks.check_spacing(spacing, dims),
+        margin=checks.check_number("margin", margin),
+        reduction=checks.check_reduction(reduction),
+    )
+
+
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     LNCC.name: lncc_loss,
     GRADIENT_SMOOTHNESS.name: gradient_smoothness_loss,
     BENDING_ENERGY.name: bending_energy_loss,
     DVF_MSE.name: dvf_mse_loss,
     DVF_SUPERVISION.name: dvf_supervision_loss,
+    FOLDING.name: folding_loss,
 }
 """The function of each loss, by the op's name."""
 

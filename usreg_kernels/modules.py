@@ -16,6 +16,7 @@ from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
     dvf_supervision_loss,
+    folding_loss,
     gradient_smoothness_loss,
     lncc_loss,
 )
@@ -177,3 +178,21 @@ class DVFSupervisionLoss(_Loss):
             smooth_weight=self.smooth_weight,
             spacing=self.spacing,
         )
+
+
+class FoldingLoss(_Loss):
+    """How far the Jacobian determinant of a field falls below a margin; see :func:`usreg_kernels.folding_loss`."""
+
+    _arguments = ("spacing", "margin", "reduction")
+
+    def __init__(
+        self, spacing: float | Sequence[float] | None = None, margin: float = 0.0, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__()
+        self.spacing = _checked_spacing(spacing)
+        self.margin = checks.check_number("margin", margin)
+        self.reduction = checks.check_reduction(reduction)
+
+    def forward(self, ddf: torch.Tensor) -> torch.Tensor:
+        """The folding of ``ddf`` (B, n, spatial...)."""
+        return folding_loss(ddf, spacing=self.spacing, margin=self.margin, reduction=self.reduction)

@@ -24,6 +24,8 @@ TENSORS = {
     "warp": ("image", "ddf"),
     "compose_ddf": ("outer", "inner"),
     "integrate_velocity": ("velocity",),
+    "jacobian_determinant": ("ddf",),
+    "folding": ("ddf",),
 }
 """The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
 
@@ -159,7 +161,26 @@ def _integrate_velocity() -> list[Case]:
     return [*cases, Case("integrate_velocity", 3, {"steps": 2, "padding_mode": "border"})]
 
 
-CASES = _lncc() + _fields() + _dvf_mse() + _dvf_supervision() + _warp() + _compose_ddf() + _integrate_velocity()
+def _jacobian() -> list[Case]:
+    cases = []
+    for dims in (1, 2, 3):
+        spacing = (0.5, 2.0, 3.0)[:dims]
+        cases += [Case("jacobian_determinant", dims), Case("jacobian_determinant", dims, {"spacing": spacing})]
+        cases += [Case("folding", dims, {"margin": 1.0, "reduction": r}) for r in ("mean", "sum", "none")]
+        cases += [Case("folding", dims, {"margin": 0.5, "spacing": spacing})]
+    return cases
+
+
+CASES = [
+    *_lncc(),
+    *_fields(),
+    *_dvf_mse(),
+    *_dvf_supervision(),
+    *_warp(),
+    *_compose_ddf(),
+    *_integrate_velocity(),
+    *_jacobian(),
+]
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 
 

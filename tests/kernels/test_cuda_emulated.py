@@ -14,6 +14,7 @@ import torch
 from kernels import cuda_emulation
 from kernels import test_backends as backends
 from kernels import test_field_adam as field_adam
+from kernels import test_jacobian as jacobian
 from kernels import test_random_cases as random_cases
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
 from kernels.compare import assert_close
@@ -151,6 +152,7 @@ FIELD_CALLS = {
     **{f"{scheme}, {penalty}": (uk.gradient_smoothness_loss, {"scheme": scheme, "penalty": penalty})
        for scheme in ("forward", "central") for penalty in ("l1", "l2")},
     "bending": (uk.bending_energy_loss, {}),
+    "folding": (uk.folding_loss, {"margin": 0.9}),
 }  # fmt: skip
 FIELD_SHAPES = [(1, 1, 300), (1, 2, 41, 5), (1, 2, 3, 140), (1, 3, 35, 6, 7), (2, 3, 4, 17, 9), (1, 3, 3, 3, 3)]
 
@@ -180,7 +182,7 @@ def test_field_in_chunks(
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 9), (1, 2, 9, 7), (1, 3, 5, 6, 7)], ids=str)
-@pytest.mark.parametrize("call", ["forward, l2", "central, l2", "bending"])
+@pytest.mark.parametrize("call", ["forward, l2", "central, l2", "bending", "folding"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_field_voxels_that_are_not_finite_spread_as_far_as_differences(
     call: str, shape: tuple[int, ...], bad: float
@@ -231,6 +233,21 @@ def test_edges_of_a_step(scale: Scale) -> None:
         field_adam.test_a_field_without_voxels("cuda", shape, scale)
     field_adam.test_any_strides("cuda", scale)
     field_adam.test_opcheck("cuda", scale, replace=False)
+
+
+@pytest.mark.parametrize("spacing", [None, jacobian.SPACING], ids=["voxels", "mm"])
+@pytest.mark.parametrize("spatial", [*jacobian.SHAPES, *jacobian.FLAT, (70, 5, 30)], ids=str)
+def test_jacobian_of_every_shape(spatial: tuple[int, ...], spacing: tuple[float, ...] | None) -> None:
+    with uk.use_backend("cuda"):
+        jacobian.test_agrees_with_plain_torch(spatial, spacing, torch.float64)
+        jacobian.test_the_identity_has_determinant_1(spatial)
+
+
+@pytest.mark.parametrize("spatial", [(0,), (0, 4), (4, 0, 5), (4, 5, 0)], ids=str)
+def test_jacobian_without_voxels(spatial: tuple[int, ...]) -> None:
+    with uk.use_backend("cuda"):
+        jacobian.test_fields_without_voxels(spatial)
+        jacobian.test_an_axis_of_one_voxel_hides_nan_along_itself()
 
 
 # ---- random calls, and wrong ones ------------------------------------------------------------------------------------

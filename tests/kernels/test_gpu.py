@@ -356,7 +356,7 @@ def _compare_corners(
 LARGE = (12, 7, 8) if STAND_IN else (2050, 1024, 1024)  # more than 2^31 voxels
 LARGE_PLANE = (12, 7) if STAND_IN else (24000, 24000)  # whose maps have more than 2^31 elements
 CORNER = (2, 3, 4) if STAND_IN else (20, 24, 40)
-FIELD_LOSSES = ("gradient_smoothness", "bending_energy", "dvf_mse")  # a mean has no corners: not dvf_supervision
+FIELD_LOSSES = ("gradient_smoothness", "bending_energy", "dvf_mse", "folding")  # dvf_supervision is a mean: no corners
 
 
 def _lncc(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,14 @@ from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.functional import LOSSES
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))
-SHARE = {"lncc": 0.4, "gradient_smoothness": 0.25, "bending_energy": 0.2, "dvf_mse": 0.1, "dvf_supervision": 0.05}
+SHARE = {
+    "lncc": 0.4,
+    "gradient_smoothness": 0.2,
+    "bending_energy": 0.15,
+    "dvf_mse": 0.1,
+    "dvf_supervision": 0.05,
+    "folding": 0.1,
+}
 FAST = [(op, backend) for op in LOSSES for backend in uk.available_backends(op) if backend == "cpu"]
 
 
@@ -42,6 +49,8 @@ def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]
         smallest = 3
     elif op == "lncc":
         arguments |= _lncc(draw, dims)
+    elif op == "folding":
+        arguments |= _folding(draw, dims)
     largest = {1: 70, 2: 24, 3: 13}[dims]
     spatial = [draw(st.integers(smallest, largest)) for _ in range(dims)]
     batch = draw(st.integers(1, 2))
@@ -51,7 +60,7 @@ def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]
         arguments["mask"] = _mask(draw, shape)
     dtype = draw(st.sampled_from(DTYPES))
     seed = draw(st.integers(0, 2**31))
-    count = 1 if op in ("gradient_smoothness", "bending_energy") else 2
+    count = 1 if op in ("gradient_smoothness", "bending_energy", "folding") else 2
     needs = draw(st.sampled_from([(True, False), (False, True), (True, True)] if count == 2 else [(True,)]))
     tensors = [_strided(draw, shape, dtype, seed + i) for i in range(count)]
     return [tensor.requires_grad_(flag) for tensor, flag in zip(tensors, needs, strict=True)], arguments
@@ -75,6 +84,12 @@ def _supervision(draw: st.DrawFn, dims: int) -> dict[str, Any]:
         "smooth_weight": draw(weights),
         "spacing": draw(st.sampled_from([None, spacing])),
     }
+
+
+def _folding(draw: st.DrawFn, dims: int) -> dict[str, Any]:
+    """Margins that no determinant of the drawn fields equals: rounding would decide the gradient there."""
+    spacing = [draw(st.sampled_from([0.5, 1.0, 2.5])) for _ in range(dims)]
+    return {"margin": draw(st.sampled_from([0.03, 0.9, 1.3])), "spacing": draw(st.sampled_from([None, spacing]))}
 
 
 def _lncc(draw: st.DrawFn, dims: int) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def calls() -> Iterator[Call]:
     for arguments in ({}, {"reduction": "none"}):
         yield Call("bending_energy", FIELD, arguments)
         yield Call("dvf_mse", FIELD, arguments, gradients=2)
+        yield Call("folding", FIELD, {**arguments, "margin": 0.9})
     yield Call("dvf_supervision", FIELD)
     yield Call("dvf_supervision", FIELD, gradients=2)
 

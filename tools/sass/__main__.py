@@ -63,6 +63,19 @@ def _adam(module: ModuleType, dtype: torch.dtype, longest: bool) -> None:
     module.run(*tensors[:3], torch.zeros(()), tensors[3], **numbers, longest=longest, replace=longest)
 
 
+def _determinant(module: ModuleType, dtype: torch.dtype) -> None:
+    ddf = torch.empty(1, 3, 64, 64, 64, dtype=dtype)
+    values, saved = module.forward(ddf, needs_grad=[True], spacing=None)
+    module.backward(values, saved, ddf, needs_grad=[True], spacing=None)
+
+
+def _folding(module: ModuleType, dtype: torch.dtype, reduction: str = "mean") -> None:
+    ddf = torch.empty(1, 3, 64, 64, 64, dtype=dtype)
+    params = {"spacing": None, "margin": 0.0, "reduction": reduction}
+    loss, saved = module.forward(ddf, needs_grad=[True], **params)
+    module.backward(loss, saved, ddf, needs_grad=[True], **params)
+
+
 def _lncc(
     module: ModuleType,
     dtype: torch.dtype,
@@ -111,6 +124,8 @@ CALLS: dict[str, dict[str, Call]] = {
     "dvf_mse": {"mean": _dvf_mse, "mask": partial(_dvf_mse, masked=True)},
     "dvf_supervision": {"mean": _supervision},
     "field_adam": {"plain": partial(_adam, longest=False), "longest": partial(_adam, longest=True)},
+    "jacobian_determinant": {"map": _determinant},
+    "folding": {"mean": _folding, "map": partial(_folding, reduction="none")},
 }
 """By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
 

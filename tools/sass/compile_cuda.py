@@ -131,6 +131,11 @@ def _adam() -> Iterator[Kernel]:
         yield Kernel(f"field_adam.{name}", call, header, code, threads=256, voxels=4, has_ends=has_ends)
 
 
+def _jacobian(op: str, kernel: str, call: str, code: str) -> Kernel:
+    """A kernel for volumes, whose main loop takes a plane a turn."""
+    return Kernel(f"{op}.{kernel}", call, "jacobian/jacobian.cuh", code, threads=128, voxels=1)
+
+
 def kernels() -> Iterator[Kernel]:
     """The kernels of the table; the calls that Triton's part has too have the same names there."""
     for window in range(3, _LARGEST_MARCH + 2, 2):
@@ -150,3 +155,9 @@ def kernels() -> Iterator[Kernel]:
     yield Kernel(
         "dvf_mse.write_gradients", "mean", "dvf_mse/dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=4
     )
+    yield _jacobian("jacobian_determinant", "write_determinants", "map", "write_determinants<3, float>")
+    yield _jacobian("jacobian_determinant", "write_gradient", "map", "write_jacobian_gradient<3, false, float>")
+    for call, has_map in (("mean", "false"), ("map", "true")):
+        yield _jacobian("folding", "sum_shortfalls", call, f"sum_shortfalls<3, {has_map}, float>")
+        yield _jacobian("folding", "write_slopes", call, f"write_slopes<3, {has_map}, float>")
+    yield _jacobian("folding", "write_gradient", "mean", "write_jacobian_gradient<3, true, float>")

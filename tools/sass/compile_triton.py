@@ -83,7 +83,7 @@ class Launch:
     def bytes_per_voxel(self) -> float | None:
         """What must move if each image, field and map is read or written once; None for a second stage."""
         large = {n: v for n, v in self.arguments.items() if isinstance(v, torch.Tensor) and v.ndim >= 3}
-        voxels = next((large[name].numel() for name in ("pred", "dvf") if name in large), None)
+        voxels = next((large[name].numel() for name in ("pred", "dvf", "ddf") if name in large), None)
         return sum(v.numel() * v.element_size() for v in large.values()) / voxels if voxels else None
 
     @property

@@ -1,37 +1,19 @@
 """Metrics of a displacement field: smoothness, folding, and the distance to the true field where that is known.
 
 Fields are (B, 3, D, H, W) in voxels, channels z, y, x, pull-back: the point x of the fixed image is found at
-``x + ddf(x)`` in the moving one.
+``x + ddf(x)`` in the moving one. Determinants are those of :func:`usreg_kernels.jacobian_determinant`.
 """
 
 from __future__ import annotations
 
 import torch
 
-from usreg_kernels import gradient_smoothness_loss
+from usreg_kernels import gradient_smoothness_loss, jacobian_determinant
 
 from .utils import register_metric
 
 _LOG_FLOOR = 1e-6
 """Determinants below this are raised to it before the logarithm, which folded voxels do not have."""
-
-
-def jacobian_determinant(ddf: torch.Tensor) -> torch.Tensor:
-    """Determinant of the Jacobian of ``x + ddf(x)`` at every voxel.
-
-    1 where nothing changes, above 1 where the fixed image's voxel covers more than a voxel of the moving image, 0 or
-    less where the field folds. Derivatives are central differences, one-sided at the volume's faces.
-
-    Args:
-        ddf: (B, 3, D, H, W) in voxels, every size 2 or more.
-
-    Returns:
-        (B, D, H, W), without unit.
-    """
-    rows = torch.stack(torch.gradient(ddf, dim=(2, 3, 4)), dim=2)  # (B, component, derivative, D, H, W)
-    jacobian = rows + torch.eye(3, device=ddf.device, dtype=ddf.dtype).reshape(1, 3, 3, 1, 1, 1)
-    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(1) for row in jacobian.unbind(1))
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 @register_metric("grad_l2")

@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ..metrics.field import jacobian_determinant
+from usreg_kernels import jacobian_determinant
 
 Array = NDArray[np.float32]
 
@@ -69,7 +69,7 @@ def save_registration_figure(
     images = [_volume(image) for image in (moving, fixed, warped)]
     labels = [None if label is None else _volume(label, 4)[0] for label in (moving_label, fixed_label, warped_label)]
     field = _volume(ddf, 4)
-    jacobian = jacobian_determinant(torch.from_numpy(field)[None])[0].numpy()
+    jacobian = jacobian_determinant(torch.from_numpy(field)[None])[0, 0].numpy()
     voxel = np.ones(3) if spacing is None else np.asarray(spacing, dtype=float)
     differences = [np.abs(image - images[1]) for image in (images[0], images[2])]
 

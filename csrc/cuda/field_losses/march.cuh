@@ -144,32 +144,6 @@ struct Neighbours {
   __device__ static int at_most_two(int64_t count) { return count < 2 ? static_cast<int>(count) : 2; }
 };
 
-// An address so many voxels on. The compiler would keep offsets of 64 bits, two registers each.
-template <class T>
-__device__ const T* shifted(const T* from, int voxels) {
-#if defined(__CUDA_ARCH__)
-  const T* result;
-  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(result) : "r"(voxels), "n"(sizeof(T)), "l"(from));
-  return result;
-#else
-  return from + voxels;
-#endif
-}
-
-template <class T>
-__device__ Real<T> read(const T* source) {
-  if constexpr (sizeof(T) == 2) {
-    return widen(T{__ldg(&source->bits)});
-  } else {
-    return __ldg(source);
-  }
-}
-
-template <class T>
-__device__ Real<T> read(const T* from, int voxels) {
-  return read(shifted(from, voxels));
-}
-
 template <Penalty kPenalty, class R>
 __device__ R penalty(R difference) {
   if (kPenalty == Penalty::kSquare) return difference * difference;

@@ -1,0 +1,28 @@
+"""The compiled Jacobian determinant: C++ on CPUs (``csrc/cpu/jacobian``), CUDA C++ on GPUs (``csrc/cuda/jacobian``).
+
+Nothing is saved for backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from usreg_kernels.ops.compiled import StatelessBackend
+from usreg_kernels.ops.jacobian_determinant.reference import axis_scales
+from usreg_kernels.ops.operator import LIBRARY
+
+# scales: what multiplies the derivatives along each axis.
+LIBRARY.define("jacobian_determinant_native_forward(Tensor ddf, float[] scales) -> Tensor")
+LIBRARY.define("jacobian_determinant_native_backward(Tensor grad_output, Tensor ddf, float[] scales) -> Tensor")
+
+
+class Native(StatelessBackend):
+    """One pass over the field each way."""
+
+    op = "jacobian_determinant"
+
+    def arguments(self, ddf: torch.Tensor, spacing: list[float] | None) -> tuple[Any, ...]:
+        """The scale of each axis."""
+        return (axis_scales(ddf.ndim - 2, spacing),)
