@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from usreg_kernels import integrations, library
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
-from usreg_kernels.fields import compose_ddf, warp
+from usreg_kernels.fields import compose_ddf, gaussian_smooth, warp
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
@@ -44,6 +44,7 @@ __all__ = [
     "dvf_mse_loss",
     "dvf_supervision_loss",
     "explain",
+    "gaussian_smooth",
     "gradient_smoothness_loss",
     "integrations",
     "library",
