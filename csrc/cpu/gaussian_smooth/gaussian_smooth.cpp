@@ -106,14 +106,14 @@ class Memory {
   explicit Memory(const Problem<R>& problem) {
     const Band* const band = problem.band;
     const int64_t planes = problem.kept_planes * problem.rows_with_halo(), ring = band[1].taps();
-    numbers_.resize((planes + ring + 2) * problem.pitch);
-    pointers_.resize(std::max({band[0].taps(), band[1].taps(), band[2].taps()}) + ring);
+    numbers_.resize((planes + ring + 3) * problem.pitch);
+    pointers_.resize(std::max({band[0].taps(), band[1].taps(), band[2].taps()}) + 2 * ring);
     R* const start = numbers_.data();
     scratch_ = {start,
                 start + planes * problem.pitch,
                 start + (planes + ring) * problem.pitch,
-                start + (planes + ring + 1) * problem.pitch,
-                pointers_.data() + ring,
+                start + (planes + ring + 2) * problem.pitch,
+                pointers_.data() + 2 * ring,
                 pointers_.data()};
   }
 

@@ -46,10 +46,10 @@ template <class R>
 struct Scratch {
   R* planes;            // (kept_planes, rows_with_halo, pitch), where planes are converted
   R* ring;              // (taps along y, pitch)
-  R* row;               // (pitch): a row between its margins
+  R* row;               // (2, pitch): rows between their margins
   R* result;            // (pitch), where results are converted
   const R** pointers;   // (the most taps of an axis)
-  const R** ring_rows;  // (taps along y)
+  const R** ring_rows;  // (2 * taps along y)
 };
 
 }  // namespace gaussian_smooth
