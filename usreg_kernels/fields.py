@@ -134,8 +134,8 @@ def gaussian_smooth(
             of the first and the last voxel.
 
     Returns:
-        (B, C, spatial...): float64 where ``x`` is, else float32, also for half precision. NaN and infinity spread as far
-        as the filter reaches. Result and gradient have the same bits on every run.
+        (B, C, spatial...): float64 where ``x`` is, else float32, also for half precision. NaN and infinity spread
+        as far as the filter reaches. Result and gradient have the same bits on every run.
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor; sigma or truncate is not a number.

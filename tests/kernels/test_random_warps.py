@@ -1,4 +1,4 @@
-"""Random warps and compositions: every fast backend against the float64 reference.
+"""Random warps, compositions and smoothings: every fast backend against the float64 reference.
 
 Displacements and affines are multiples of 1/32 and 1/4, which every dtype holds exactly. So coordinates on the centre
 of a voxel or on the border stay there in all of them. ``USREG_RANDOM_CASES`` sets how many cases run, a third of them
@@ -52,7 +52,11 @@ def calls(draw: st.DrawFn, op: str) -> Call:
     size, dtype = draw(sizes), draw(st.sampled_from(DTYPES))
     arguments: dict[str, Any] = {"padding_mode": draw(st.sampled_from(PADDING_MODES))}
     field = _multiples((batch, dims, *size), 1 / 32, draw(st.sampled_from([0.5, 2.0, 4.0])), seed)
-    if op == "compose_ddf":
+    if op == "gaussian_smooth":
+        made = {"x": _multiples((batch, draw(st.integers(1, 3)), *size), 1 / 32, 4.0, seed)}
+        arguments["sigma"] = draw(st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.2, 5.0]), min_size=dims, max_size=dims))
+        arguments["truncate"] = draw(st.sampled_from([1.0, 3.0, 4.0]))
+    elif op == "compose_ddf":
         made = {"outer": _multiples((batch, dims, *size), 1 / 32, 4.0, seed + 1), "inner": field}
     else:
         channels, source = draw(st.integers(1, 4)), draw(sizes)
