@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from usreg_kernels import integrations, library, optim
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
-from usreg_kernels.fields import compose_ddf, integrate_velocity, jacobian_determinant, warp
+from usreg_kernels.fields import compose_ddf, gaussian_smooth, integrate_velocity, jacobian_determinant, warp
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
@@ -48,6 +48,7 @@ __all__ = [
     "dvf_supervision_loss",
     "explain",
     "folding_loss",
+    "gaussian_smooth",
     "gradient_smoothness_loss",
     "integrate_velocity",
     "integrations",

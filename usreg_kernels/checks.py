@@ -100,6 +100,20 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
     return values
 
 
+def check_sigma(sigma: float | Sequence[float], spatial_dims: int) -> list[float]:
+    """One standard deviation of at least 0 per spatial axis, from one number or one per axis."""
+    if isinstance(sigma, Iterable) and not isinstance(sigma, str) and getattr(sigma, "ndim", 1):
+        values = [_to_float("sigma", value) for value in sigma]
+    else:
+        values = [_to_float("sigma", sigma)] * spatial_dims
+    if len(values) != spatial_dims or not all(math.isfinite(value) and value >= 0 for value in values):
+        raise ValueError(
+            f"sigma must be {spatial_dims} finite numbers of at least 0 (voxels, one per axis), or one for all axes, "
+            f"got {sigma!r}"
+        )
+    return values
+
+
 def _describe(tensor: torch.Tensor) -> str:
     return f"shape {tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}"
 

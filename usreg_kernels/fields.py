@@ -13,6 +13,8 @@ import torch
 
 from usreg_kernels import checks
 from usreg_kernels.ops.compose_ddf import OP as COMPOSE_DDF
+from usreg_kernels.ops.gaussian_smooth import OP as GAUSSIAN_SMOOTH
+from usreg_kernels.ops.gaussian_smooth.weights import LARGEST_RADIUS
 from usreg_kernels.ops.integrate_velocity import OP as INTEGRATE_VELOCITY
 from usreg_kernels.ops.jacobian_determinant import OP as JACOBIAN_DETERMINANT
 from usreg_kernels.ops.operator import loss_dtype
@@ -162,6 +164,54 @@ def jacobian_determinant(ddf: torch.Tensor, *, spacing: float | Sequence[float] 
     return JACOBIAN_DETERMINANT(ddf, spacing=checks.check_spacing(spacing, dims))
 
 
+def gaussian_smooth(
+    x: torch.Tensor,
+    sigma: float | Sequence[float],
+    *,
+    truncate: float = 3.0,
+    padding_mode: PaddingMode = "border",
+) -> torch.Tensor:
+    """Smooth images or fields with a gaussian, each channel by itself.
+
+    Along each axis, a weighted mean with the weights ``exp(-k^2 / (2 sigma^2))`` for ``|k| <= radius``, which add up to
+    1; ``radius = int(truncate * sigma + 0.5)``. Equal to ``scipy.ndimage.gaussian_filter`` with the same sigma and
+    truncate, and its modes ``nearest``, ``constant`` and ``mirror`` in the order of ``padding_mode`` below.
+
+    Args:
+        x: (B, C, spatial...) with 1, 2 or 3 spatial dimensions; any number of channels, any value range.
+        sigma: the standard deviation in voxels, at least 0: one for all axes, or one per axis (z, y, x). 0 leaves an
+            axis as it is.
+        truncate: how many standard deviations the filter reaches to either side, at least 0.
+        padding_mode: what lies outside: ``"border"`` repeats the edge, ``"zeros"``, or ``"reflection"`` about the centres
+            of the first and the last voxel.
+
+    Returns:
+        (B, C, spatial...): float64 where ``x`` is, else float32, also for half precision. NaN and infinity spread
+        as far as the filter reaches. Result and gradient have the same bits on every run.
+
+    Raises:
+        TypeError: ``x`` is not a floating-point tensor; sigma or truncate is not a number.
+        ValueError: wrong number of dimensions or sigmas; a negative or infinite one; an unknown name; a radius above
+            4,096 voxels.
+    """
+    checks.check_floating("x", x)
+    dims = checks.check_spatial("x", x)
+    sigmas = checks.check_sigma(sigma, dims)
+    truncate = checks.check_number("truncate", truncate, least=0.0)
+    for width in sigmas:
+        if truncate * width > LARGEST_RADIUS:
+            raise ValueError(
+                f"truncate * sigma must be at most {LARGEST_RADIUS} voxels, got {truncate:g} * {width:g}; "
+                "smooth a smaller grid"
+            )
+    return GAUSSIAN_SMOOTH(
+        x,
+        sigma=sigmas,
+        truncate=truncate,
+        padding_mode=checks.check_choice("padding_mode", padding_mode, PADDING_MODES),
+    )
+
+
 def _common_dtype(first: torch.Tensor, *others: torch.Tensor | None) -> torch.dtype:
     """The dtype that kernels get: the inputs' own if they agree; else float64 if one is float64, else float32."""
     dtypes = {tensor.dtype for tensor in (first, *others) if tensor is not None}
@@ -175,5 +225,6 @@ FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     COMPOSE_DDF.name: compose_ddf,
     INTEGRATE_VELOCITY.name: integrate_velocity,
     JACOBIAN_DETERMINANT.name: jacobian_determinant,
+    GAUSSIAN_SMOOTH.name: gaussian_smooth,
 }
 """The function of each op, by the op's name."""

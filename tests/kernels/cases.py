@@ -26,10 +26,14 @@ TENSORS = {
     "integrate_velocity": ("velocity",),
     "jacobian_determinant": ("ddf",),
     "folding": ("ddf",),
+    "gaussian_smooth": ("x",),
 }
 """The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
 
-IMAGES = ("pred", "target", "image")
+REQUIRED: dict[str, dict[str, Any]] = {"gaussian_smooth": {"sigma": 1.0}}
+"""The arguments that an op's function asks for, where a case does not give them."""
+
+IMAGES = ("pred", "target", "image", "x")
 """Those of them that are images, of two channels; the others have one component per axis."""
 
 
@@ -88,7 +92,8 @@ class Case:
         """The output for the tensors, on their device."""
         mask = self.mask()
         masked = {} if mask is None else {"mask": mask.to(tensors[0].device)}
-        return FUNCTIONS[self.op](**dict(zip(self.names, tensors, strict=True)), **self.arguments, **masked)
+        arguments = {**REQUIRED.get(self.op, {}), **self.arguments, **masked}
+        return FUNCTIONS[self.op](**dict(zip(self.names, tensors, strict=True)), **arguments)
 
     def scalar(self, *tensors: torch.Tensor) -> torch.Tensor:
         """A loss; of any other output, a weighted sum, to which every voxel contributes."""
@@ -171,6 +176,14 @@ def _jacobian() -> list[Case]:
     return cases
 
 
+def _gaussian_smooth() -> list[Case]:
+    paddings = ("border", "zeros", "reflection")
+    cases = [Case("gaussian_smooth", dims, {"padding_mode": padding}) for dims in (1, 2, 3) for padding in paddings]
+    # Further than the axes are long, not at all, and in between.
+    cases += [Case("gaussian_smooth", 3, {"sigma": (2.0, 0.0, 0.5), "padding_mode": padding}) for padding in paddings]
+    return [*cases, Case("gaussian_smooth", 2, {"sigma": 1.3, "truncate": 4.0})]
+
+
 CASES = [
     *_lncc(),
     *_fields(),
@@ -180,6 +193,7 @@ CASES = [
     *_compose_ddf(),
     *_integrate_velocity(),
     *_jacobian(),
+    *_gaussian_smooth(),
 ]
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 

@@ -1,4 +1,4 @@
-"""Random warps, compositions and squarings: every fast backend against the float64 reference.
+"""Random warps, compositions, squarings and smoothings: every fast backend against the float64 reference.
 
 Displacements and affines are multiples of 1/32 and 1/4, which every dtype holds exactly. So coordinates on the centre
 of a voxel or on the border stay there in all of them. A velocity is squared once: further coordinates would be rounded.
@@ -22,7 +22,7 @@ from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.fields import FUNCTIONS, INTERPOLATIONS, PADDING_MODES
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "1800")) // 3
-OPS = ("warp", "compose_ddf", "integrate_velocity")
+OPS = ("warp", "compose_ddf", "integrate_velocity", "gaussian_smooth")
 FAST = [(op, backend) for op in OPS for backend in uk.available_backends(op) if backend == "cpu"]
 
 Call = tuple[dict[str, torch.Tensor], dict[str, Any]]
@@ -53,7 +53,11 @@ def calls(draw: st.DrawFn, op: str) -> Call:
     size, dtype = draw(sizes), draw(st.sampled_from(DTYPES))
     arguments: dict[str, Any] = {"padding_mode": draw(st.sampled_from(PADDING_MODES))}
     field = _multiples((batch, dims, *size), 1 / 32, draw(st.sampled_from([0.5, 2.0, 4.0])), seed)
-    if op == "compose_ddf":
+    if op == "gaussian_smooth":
+        made = {"x": _multiples((batch, draw(st.integers(1, 3)), *size), 1 / 32, 4.0, seed)}
+        arguments["sigma"] = draw(st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.2, 5.0]), min_size=dims, max_size=dims))
+        arguments["truncate"] = draw(st.sampled_from([1.0, 3.0, 4.0]))
+    elif op == "compose_ddf":
         made = {"outer": _multiples((batch, dims, *size), 1 / 32, 4.0, seed + 1), "inner": field}
     elif op == "integrate_velocity":
         made = {"velocity": field}

@@ -1,0 +1,52 @@
+"""The compiled gaussian smoothing: C++ on CPUs (``csrc/cpu/gaussian_smooth``).
+
+Nothing is saved: the gradient is the same filter of the incoming gradient, with what falls outside folded back in.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from usreg_kernels.ops.compiled import CompiledBackend
+from usreg_kernels.ops.gaussian_smooth.weights import half_weights
+from usreg_kernels.ops.operator import LIBRARY
+from usreg_kernels.ops.warp.native import PADDING_CODES
+
+# Weights are those at distances 0, 1, ... along each axis; (1,) where there is no axis. The result of forward, and
+# grad_output, are float64 where x is, else float32.
+_WEIGHTS = "float[] weights_z, float[] weights_y, float[] weights_x, int padding_mode"
+LIBRARY.define(f"gaussian_smooth_native_forward(Tensor x, {_WEIGHTS}) -> Tensor")
+LIBRARY.define(f"gaussian_smooth_native_backward(Tensor grad_output, Tensor x, {_WEIGHTS}) -> Tensor")
+
+
+def weights_of_axes(sigma: list[float], truncate: float) -> list[tuple[float, ...]]:
+    """The weights along z, y, x; (1,) for an axis that is not there."""
+    return [(1.0,)] * (3 - len(sigma)) + [half_weights(width, truncate) for width in sigma]
+
+
+class Native(CompiledBackend):
+    """One pass over the image either way."""
+
+    def forward(
+        self, x: torch.Tensor, *, needs_grad: list[bool], sigma: list[float], truncate: float, padding_mode: str
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The smoothed image; nothing is saved."""
+        arguments = *weights_of_axes(sigma, truncate), PADDING_CODES[padding_mode]
+        return self.kernels.gaussian_smooth_native_forward(x, *arguments), []
+
+    def backward(
+        self,
+        grad_output: torch.Tensor,
+        saved: list[torch.Tensor],
+        x: torch.Tensor,
+        *,
+        needs_grad: list[bool],
+        sigma: list[float],
+        truncate: float,
+        padding_mode: str,
+    ) -> list[torch.Tensor]:
+        """The gradient of the image, if it is needed."""
+        if not needs_grad[0]:
+            return []
+        arguments = *weights_of_axes(sigma, truncate), PADDING_CODES[padding_mode]
+        return [self.kernels.gaussian_smooth_native_backward(grad_output, x, *arguments)]
