@@ -463,14 +463,14 @@ def _map_sums(maps, grad_map, place, y, H, exists, lane, PITCH: tl.constexpr, MA
 def _write_gradients(sums, pred, target, pred_grad, target_grad, place, counts, scale, PRED: tl.constexpr,
                      TARGET: tl.constexpr, ALIGNED: tl.constexpr, TX: tl.constexpr, BY: tl.constexpr,
                      BG: tl.constexpr):  # fmt: skip
-    """A plane's gradients from the finished sums of its maps."""
+    """A plane's gradients from the finished sums of by_cross, then of constant and slope of each gradient's image."""
     p = _load(pred, place, counts, ALIGNED, TX, BY, BG)
     t = _load(target, place, counts, ALIGNED, TX, BY, BG)
     if PRED:
-        gradient = scale * (sums[2] + p * sums[1] + t * sums[0])
+        gradient = scale * (sums[1] + p * sums[2] + t * sums[0])
         _store(pred_grad, place, gradient, counts, ALIGNED, TX, BY, BG)
     if TARGET:
-        gradient = scale * (sums[-1] + t * sums[-2] + p * sums[0])
+        gradient = scale * (sums[-2] + t * sums[-1] + p * sums[0])
         _store(target_grad, place, gradient, counts, ALIGNED, TX, BY, BG)
 
 
