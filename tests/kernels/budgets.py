@@ -71,6 +71,16 @@ TRITON: Budgets = {
     ("dvf_mse.write_gradients", "mask"): (21, 48),
     ("dvf_supervision.sum_terms", "mean"): (55, 32),
     ("dvf_supervision.write_gradients", "mean"): (67, 40),
+    ("gaussian_smooth.filter_rows", "sigma 1"): (22, 64),
+    ("gaussian_smooth.filter_columns", "sigma 1"): (43, 64),
+    ("gaussian_smooth.filter_rows", "sigma 1, adjoint"): (25, 56),
+    ("gaussian_smooth.filter_columns", "sigma 1, adjoint"): (30, 40),
+    ("gaussian_smooth.filter_rows", "sigma 1, reflection"): (27, 64),
+    ("gaussian_smooth.filter_columns", "sigma 1, reflection"): (48, 72),
+    ("gaussian_smooth.filter_rows", "sigma 1, reflection, adjoint"): (30, 96),
+    ("gaussian_smooth.filter_columns", "sigma 1, reflection, adjoint"): (57, 72),
+    ("gaussian_smooth.filter_rows", "sigma 3"): (40, 56),
+    ("gaussian_smooth.filter_columns", "sigma 3"): (140, 96),
 }
 
 BEFORE_3_8: Budgets = {
