@@ -165,6 +165,8 @@ CUDA: Budgets = {
     ("bending_energy.write_gradient", "map"): (177, 144),
     ("dvf_mse.sum_errors", "mean"): (18, 32),
     ("dvf_mse.write_gradients", "mean"): (24, 32),
+    ("gaussian_smooth.filter_rows", "sigma 1"): (18, 48),
+    ("gaussian_smooth.filter_columns", "sigma 1"): (24, 40),
 }
 
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 56}

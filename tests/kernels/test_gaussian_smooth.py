@@ -130,7 +130,9 @@ def test_a_constant_stays_and_a_reflection_keeps_its_sum(backend: str) -> None:
 def test_nan_and_infinity_spread_as_far_as_the_filter(backend: str, padding_mode: str) -> None:
     clean = random_image(1, 1, 12, 8, 20, dtype=widest(backend))
     for bad in (math.nan, math.inf):
-        for place in ((6, 3, 10), (0, 0, 0), (11, 5, 17)):
+        for place in ((6, 3, 10), (0, 0, 0), (11, 5, 17))[
+            :: 3 if backend == "triton" else 1
+        ]:  # the interpreter is slow
             x = clean.clone()
             x[(0, 0, *place)] = bad
             leaf = clean.clone().requires_grad_()

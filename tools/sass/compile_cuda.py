@@ -139,7 +139,7 @@ def kernels() -> Iterator[Kernel]:
     yield Kernel(
         "dvf_mse.write_gradients", "mean", "dvf_mse/dvf_mse.cuh", "write_error_gradients<float>", threads=256, voxels=4
     )
-    # A turn takes in a row for eight results; along the last axis, unrolled four times, it takes in two voxels.
+    # A turn of the longest loop, near the ends, takes in a row for eight results; along the last axis, four pairs.
     header, types = "gaussian_smooth/gaussian_smooth.cuh", "<float, float, float>"
     yield Kernel("gaussian_smooth.filter_rows", "sigma 1", header, f"filter_rows{types}", threads=128, voxels=8)
     yield Kernel("gaussian_smooth.filter_columns", "sigma 1", header, f"filter_columns{types}", threads=256, voxels=4)
