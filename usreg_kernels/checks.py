@@ -102,7 +102,8 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
 
 def check_sigma(sigma: float | Sequence[float], spatial_dims: int) -> list[float]:
     """One standard deviation of at least 0 per spatial axis, from one number or one per axis."""
-    if isinstance(sigma, Iterable) and not isinstance(sigma, str) and getattr(sigma, "ndim", 1):
+    is_scalar = isinstance(sigma, str) or getattr(sigma, "ndim", None) == 0
+    if isinstance(sigma, Iterable) and not is_scalar:
         values = [_to_float("sigma", value) for value in sigma]
     else:
         values = [_to_float("sigma", sigma)] * spatial_dims

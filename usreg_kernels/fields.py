@@ -182,8 +182,8 @@ def gaussian_smooth(
         sigma: the standard deviation in voxels, at least 0: one for all axes, or one per axis (z, y, x). 0 leaves an
             axis as it is.
         truncate: how many standard deviations the filter reaches to either side, at least 0.
-        padding_mode: what lies outside: ``"border"`` repeats the edge, ``"zeros"``, or ``"reflection"`` about the centres
-            of the first and the last voxel.
+        padding_mode: what lies outside: ``"border"`` repeats the edge, ``"zeros"``, or ``"reflection"`` about the
+            centres of the first and the last voxel.
 
     Returns:
         (B, C, spatial...): float64 where ``x`` is, else float32, also for half precision. NaN and infinity spread

@@ -76,6 +76,16 @@ TRITON: Budgets = {
     ("field_adam.update_moments", "longest"): (79, 72),
     ("field_adam.find_scale", "longest"): (13, 32),
     ("field_adam.write_field", "longest"): (23, 32),
+    ("gaussian_smooth.filter_rows", "sigma 1"): (22, 64),
+    ("gaussian_smooth.filter_columns", "sigma 1"): (43, 64),
+    ("gaussian_smooth.filter_rows", "sigma 1, adjoint"): (25, 56),
+    ("gaussian_smooth.filter_columns", "sigma 1, adjoint"): (30, 40),
+    ("gaussian_smooth.filter_rows", "sigma 1, reflection"): (27, 64),
+    ("gaussian_smooth.filter_columns", "sigma 1, reflection"): (48, 72),
+    ("gaussian_smooth.filter_rows", "sigma 1, reflection, adjoint"): (30, 96),
+    ("gaussian_smooth.filter_columns", "sigma 1, reflection, adjoint"): (57, 72),
+    ("gaussian_smooth.filter_rows", "sigma 3"): (40, 56),
+    ("gaussian_smooth.filter_columns", "sigma 3"): (140, 96),
 }
 
 BEFORE_3_8: Budgets = {
@@ -163,6 +173,8 @@ CUDA: Budgets = {
     ("field_adam.step_field", "plain"): (51, 32),
     ("field_adam.update_moments", "longest"): (49, 40),
     ("field_adam.write_field", "longest"): (39, 32),
+    ("gaussian_smooth.filter_rows", "sigma 1"): (18, 48),
+    ("gaussian_smooth.filter_columns", "sigma 1"): (24, 40),
 }
 
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 56}

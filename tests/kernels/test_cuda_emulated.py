@@ -14,6 +14,7 @@ import torch
 from kernels import cuda_emulation
 from kernels import test_backends as backends
 from kernels import test_field_adam as field_adam
+from kernels import test_gaussian_smooth as smoothing
 from kernels import test_jacobian as jacobian
 from kernels import test_random_cases as random_cases
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
@@ -25,6 +26,7 @@ from kernels.lncc_features import FEATURES, Feature, assert_recomputing_gives_th
 import usreg_kernels as uk
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels import dispatch
+from usreg_kernels.fields import PADDING_MODES
 from usreg_kernels.functional import LOSSES
 from usreg_kernels.optim import SCALES, Scale
 
@@ -250,6 +252,22 @@ def test_jacobian_without_voxels(spatial: tuple[int, ...]) -> None:
         jacobian.test_an_axis_of_one_voxel_hides_nan_along_itself()
 
 
+# ---- smoothing: several blocks, ends nearer than the filter reaches --------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", smoothing.SHAPES, ids=str)
+@pytest.mark.parametrize("sigma", [0.7, 2.0])
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+def test_smoothing(padding_mode: str, sigma: float, shape: tuple[int, ...]) -> None:
+    smoothing.test_the_gradient_is_the_adjoint("cuda", padding_mode, sigma, shape)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+def test_smoothing_with_special_sigmas_and_values(padding_mode: str) -> None:
+    smoothing.test_sigma_per_axis("cuda", padding_mode)
+    smoothing.test_nan_and_infinity_spread_as_far_as_the_filter("cuda", padding_mode)
+
+
 # ---- random calls, and wrong ones ------------------------------------------------------------------------------------
 
 
@@ -323,6 +341,7 @@ def test_under_address_sanitizer() -> None:
         "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep what they allocate
     }
     tests = "agrees or feature or chunks or odd or random or empty or strides or finite or step"
+    tests = "agrees or feature or chunks or smoothing or odd or random or empty or strides or finite"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=build.ROOT)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

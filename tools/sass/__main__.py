@@ -76,6 +76,22 @@ def _folding(module: ModuleType, dtype: torch.dtype, reduction: str = "mean") ->
     module.backward(loss, saved, ddf, needs_grad=[True], **params)
 
 
+def _smoothing(
+    module: ModuleType,
+    dtype: torch.dtype,
+    sigma: float = 1.0,
+    shape: Sequence[int] = (1, 3, 64, 64, 64),
+    **changes: Any,
+) -> None:
+    """Forward, or backward where that is asked for: both launch the same kernels."""
+    x = torch.empty(shape, dtype=dtype)
+    params = {"sigma": [sigma] * (len(shape) - 2), "truncate": 3.0, "padding_mode": "border", **changes}
+    if params.pop("adjoint", False):
+        module.backward(x.float(), [], x, needs_grad=[True], **params)
+    else:
+        module.forward(x, needs_grad=[True], **params)
+
+
 def _lncc(
     module: ModuleType,
     dtype: torch.dtype,
@@ -126,6 +142,13 @@ CALLS: dict[str, dict[str, Call]] = {
     "field_adam": {"plain": partial(_adam, longest=False), "longest": partial(_adam, longest=True)},
     "jacobian_determinant": {"map": _determinant},
     "folding": {"mean": _folding, "map": partial(_folding, reduction="none")},
+    "gaussian_smooth": {
+        "sigma 1": _smoothing,
+        "sigma 1, adjoint": partial(_smoothing, adjoint=True),
+        "sigma 1, reflection": partial(_smoothing, padding_mode="reflection"),
+        "sigma 1, reflection, adjoint": partial(_smoothing, padding_mode="reflection", adjoint=True),
+        "sigma 3": partial(_smoothing, sigma=3.0),
+    },
 }
 """By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
 

@@ -161,3 +161,7 @@ def kernels() -> Iterator[Kernel]:
         yield _jacobian("folding", "sum_shortfalls", call, f"sum_shortfalls<3, {has_map}, float>")
         yield _jacobian("folding", "write_slopes", call, f"write_slopes<3, {has_map}, float>")
     yield _jacobian("folding", "write_gradient", "mean", "write_jacobian_gradient<3, true, float>")
+    # A turn of the longest loop, near the ends, takes in a row for eight results; along the last axis, four pairs.
+    header, types = "gaussian_smooth/gaussian_smooth.cuh", "<float, float, float>"
+    yield Kernel("gaussian_smooth.filter_rows", "sigma 1", header, f"filter_rows{types}", threads=128, voxels=8)
+    yield Kernel("gaussian_smooth.filter_columns", "sigma 1", header, f"filter_columns{types}", threads=256, voxels=4)

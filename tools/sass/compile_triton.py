@@ -75,6 +75,8 @@ class Launch:
                 signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
                 if aligned and value % 16 == 0:
                     attributes[(i,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, tuple):
+                signature[name] = tuple("fp32" for _ in value)
             else:
                 signature[name] = "fp32"
         return ASTSource(self.kernel, signature=signature, constexprs=constants, attrs=attributes)
@@ -229,7 +231,9 @@ class Compiled:
     def per_voxel(self) -> float:
         """Instructions of the main loop per voxel; of the second stage of a reduction, per partial sum."""
         sizes = [
-            int(self.launch.arguments[name]) for name in ("BLOCK", "TX", "BY", "BG") if name in self.launch.arguments
+            int(self.launch.arguments[name])
+            for name in ("BLOCK", "SPAN", "TX", "BY", "BG")
+            if name in self.launch.arguments
         ]
         return len(self.main_loop) * self.threads / prod(sizes)
 

@@ -1,14 +1,18 @@
-"""The compiled gaussian smoothing: C++ on CPUs (``csrc/cpu/gaussian_smooth``).
+"""The compiled gaussian smoothing: C++ on CPUs (``csrc/cpu/gaussian_smooth``), CUDA C++ on GPUs
+(``csrc/cuda/gaussian_smooth``).
 
 Nothing is saved: the gradient is the same filter of the incoming gradient, with what falls outside folded back in.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from usreg_kernels.backend import Tensors
 from usreg_kernels.ops.compiled import CompiledBackend
-from usreg_kernels.ops.gaussian_smooth.weights import half_weights
+from usreg_kernels.ops.gaussian_smooth.weights import LARGEST_IN_CUDA, half_weights, radius_of
 from usreg_kernels.ops.operator import LIBRARY
 from usreg_kernels.ops.warp.native import PADDING_CODES
 
@@ -25,7 +29,14 @@ def weights_of_axes(sigma: list[float], truncate: float) -> list[tuple[float, ..
 
 
 class Native(CompiledBackend):
-    """One pass over the image either way."""
+    """One pass over the image either way on CPUs; on GPUs, one per axis."""
+
+    def declines(self, tensors: Tensors, **params: Any) -> str | None:
+        """On GPUs, the weights are arguments of the kernels."""
+        largest = max(radius_of(sigma, params["truncate"]) for sigma in params["sigma"])
+        if self.name == "cuda" and largest > LARGEST_IN_CUDA:
+            return f"its filters reach up to {LARGEST_IN_CUDA} voxels, and this one {largest}"
+        return super().declines(tensors, **params)
 
     def forward(
         self, x: torch.Tensor, *, needs_grad: list[bool], sigma: list[float], truncate: float, padding_mode: str

@@ -1,8 +1,8 @@
 """Gaussian smoothing in plain PyTorch: the oracle of every other backend.
 
 Along each axis, an image is padded by the filter's radius and filtered. The gradient takes the adjoint steps in
-reverse: the filter, which is symmetric, spreads the incoming gradient over the padded axis, and each voxel of the padding
-gives what it got to the voxel that it repeats.
+reverse: the filter, which is symmetric, spreads the incoming gradient over the padded axis, and each voxel of the
+padding gives what it got to the voxel that it repeats.
 """
 
 from __future__ import annotations

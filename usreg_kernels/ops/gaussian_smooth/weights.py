@@ -8,6 +8,12 @@ from functools import lru_cache
 LARGEST_RADIUS = 4096
 """Voxels; more than any volume needs, and few enough for tables of weights."""
 
+LARGEST_UNROLLED = 31
+"""The largest radius, in voxels, of the Triton kernels."""
+
+LARGEST_IN_CUDA = 63
+"""That of the CUDA C++ kernels: ``kMostRadius`` in ``csrc/cuda/gaussian_smooth``."""
+
 
 def radius_of(sigma: float, truncate: float) -> int:
     """How many voxels the filter reaches to either side: ``truncate`` standard deviations, rounded as SciPy does."""
