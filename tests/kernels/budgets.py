@@ -71,6 +71,14 @@ TRITON: Budgets = {
     ("dvf_mse.write_gradients", "mask"): (21, 48),
     ("dvf_supervision.sum_terms", "mean"): (55, 32),
     ("dvf_supervision.write_gradients", "mean"): (67, 40),
+    ("jacobian_determinant.write_determinants", "map"): (142, 40),
+    ("jacobian_determinant.write_gradient", "map"): (616, 80),
+    ("folding.sum_shortfalls", "mean"): (188, 48),
+    ("folding.write_slopes", "mean"): (146, 48),
+    ("folding.write_gradient", "mean"): (624, 80),
+    ("folding.sum_shortfalls", "map"): (146, 40),
+    ("folding.write_slopes", "map"): (150, 56),
+    ("folding.write_gradient", "map"): (624, 80),
 }
 
 BEFORE_3_8: Budgets = {
@@ -155,6 +163,13 @@ CUDA: Budgets = {
     ("bending_energy.write_gradient", "map"): (177, 144),
     ("dvf_mse.sum_errors", "mean"): (18, 32),
     ("dvf_mse.write_gradients", "mean"): (24, 32),
+    ("jacobian_determinant.write_determinants", "map"): (149, 64),
+    ("jacobian_determinant.write_gradient", "map"): (618, 64),
+    ("folding.sum_shortfalls", "mean"): (167, 56),
+    ("folding.write_slopes", "mean"): (174, 48),
+    ("folding.sum_shortfalls", "map"): (152, 64),
+    ("folding.write_slopes", "map"): (174, 48),
+    ("folding.write_gradient", "mean"): (678, 64),
 }
 
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 56}
