@@ -86,6 +86,14 @@ TRITON: Budgets = {
     ("gaussian_smooth.filter_columns", "sigma 1, reflection, adjoint"): (57, 72),
     ("gaussian_smooth.filter_rows", "sigma 3"): (40, 56),
     ("gaussian_smooth.filter_columns", "sigma 3"): (140, 96),
+    ("jacobian_determinant.write_determinants", "map"): (142, 40),
+    ("jacobian_determinant.write_gradient", "map"): (616, 80),
+    ("folding.sum_shortfalls", "mean"): (188, 48),
+    ("folding.write_slopes", "mean"): (146, 48),
+    ("folding.write_gradient", "mean"): (624, 80),
+    ("folding.sum_shortfalls", "map"): (146, 40),
+    ("folding.write_slopes", "map"): (150, 56),
+    ("folding.write_gradient", "map"): (624, 80),
 }
 
 BEFORE_3_8: Budgets = {
@@ -175,6 +183,13 @@ CUDA: Budgets = {
     ("field_adam.write_field", "longest"): (39, 32),
     ("gaussian_smooth.filter_rows", "sigma 1"): (18, 48),
     ("gaussian_smooth.filter_columns", "sigma 1"): (24, 40),
+    ("jacobian_determinant.write_determinants", "map"): (149, 64),
+    ("jacobian_determinant.write_gradient", "map"): (618, 64),
+    ("folding.sum_shortfalls", "mean"): (167, 56),
+    ("folding.write_slopes", "mean"): (174, 48),
+    ("folding.sum_shortfalls", "map"): (152, 64),
+    ("folding.write_slopes", "map"): (174, 48),
+    ("folding.write_gradient", "mean"): (678, 64),
 }
 
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 56}
