@@ -47,9 +47,9 @@ def test_scaled_integers_are_read_in_real_units(tmp_path):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(DataError, match="no such file; a NIfTI volume"):
+    with pytest.raises(DataError, match="no such file; a volume is needed: NIfTI"):
         read_header(tmp_path / "none.nii.gz")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="is a folder without DICOM files"):
         read_header(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""``custom_dataset``: the user's own pairs of NIfTI volumes, listed in a JSON manifest."""
+"""``custom_dataset``: the user's own pairs of volumes, listed in a JSON manifest."""
 
 from __future__ import annotations
 
