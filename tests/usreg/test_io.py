@@ -82,8 +82,13 @@ def test_file_of_another_kind(tmp_path):
 def test_voxels_must_be_finite(tmp_path):
     voxels = random_voxels(2, 2, 2)
     voxels[0, 0] = np.nan
-    with pytest.raises(DataError, match="2 of 8 voxels are NaN or infinite"):
+    with pytest.raises(DataError, match=r"2 of 8 voxels are NaN; .* set nan to fill or mask"):
         read_volume(save(tmp_path / "a.nii", voxels))
+    assert int(read_volume(tmp_path / "a.nii", allow_nan=True).isnan().sum()) == 2
+    voxels[1, 1, 1] = np.inf
+    for allow_nan in (False, True):
+        with pytest.raises(DataError, match="3 of 8 voxels are NaN or infinite"):
+            read_volume(save(tmp_path / "a.nii", voxels), allow_nan=allow_nan)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 2, 2, 2, 2)])

@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .formats import DICOM, VALID, WAY_OUT
-from .header import VolumeFile, VolumeHeader, checked_affine
-from .itk_files import check_real, import_simpleitk, open_file, read_voxels, reason, world_affine
+from .header import VolumeFile, make_header
+from .itk_files import (
+    check_real,
+    import_simpleitk,
+    no_directions,
+    open_file,
+    read_voxels,
+    reason,
+    states_directions,
+    world_affine,
+)
 
 _UNEVEN = 0.1  # part of a slice's distance by which a distance may differ from it
 
@@ -28,6 +37,7 @@ class _Slice:
     spacing: tuple[float, ...]
     direction: tuple[float, ...]
     pixel_type: str
+    oriented: bool
 
 
 def open_folder(folder: Path) -> VolumeFile:
@@ -64,7 +74,8 @@ def open_folder(folder: Path) -> VolumeFile:
     affine = world_affine(first.origin, first.spacing, first.direction)
     step = _step(folder, files, np.array([s.origin for s in slices]))
     affine[:3, 2] = step * (-1, -1, 1)
-    header = VolumeHeader((first.size[0], first.size[1], len(files)), first.channels, checked_affine(folder, affine))
+    shape = (first.size[0], first.size[1], len(files), first.channels)
+    header = make_header(folder, shape, affine, first.oriented, () if first.oriented else (no_directions(DICOM),))
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(list(names[0]))
     if first.channels == 1:
@@ -79,7 +90,9 @@ def _read(file: Path, sitk: Any) -> _Slice:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise DataError(f"{file}: cannot be read as DICOM ({reason(error)}); {WAY_OUT}") from error
+        raise DataError(
+            f"{file}: cannot be read as DICOM, its header is cut short or corrupt ({reason(error)}); {WAY_OUT}"
+        ) from error
     return _Slice(
         tuple(reader.GetSize()),
         reader.GetNumberOfComponents(),
@@ -87,6 +100,7 @@ def _read(file: Path, sitk: Any) -> _Slice:
         tuple(reader.GetSpacing()),
         tuple(reader.GetDirection()),
         sitk.GetPixelIDValueAsString(reader.GetPixelID()),
+        states_directions(reader),
     )
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..spatial.grid import is_singular
 
+_SMALLEST, _LARGEST = 1e-3, 50.0  # mm: voxels beyond are worth a question
+
 
 @dataclass(frozen=True)
 class VolumeHeader:
@@ -21,11 +23,15 @@ class VolumeHeader:
         shape: voxels along the file's array axes (x, y, z).
         channels: size of the fourth array axis, 1 for a 3-D file.
         affine: (4, 4), from array indices to mm, in RAS directions.
+        oriented: whether the file says which way its axes run; otherwise the affine's directions are a guess.
+        doubts: what may be wrong with the header, as texts for a warning.
     """
 
     shape: tuple[int, int, int]
     channels: int
     affine: NDArray[np.float64]
+    oriented: bool = True
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,27 @@ class VolumeFile:
 
     header: VolumeHeader
     voxels: Callable[[], NDArray[np.float32]]
+
+
+def make_header(
+    path: Path,
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+    oriented: bool = True,
+    doubts: tuple[str, ...] = (),
+) -> VolumeHeader:
+    """The header of an array of some shape, checked.
+
+    Raises:
+        DataError: the shape or the affine cannot be used.
+    """
+    space, channels = checked_shape(path, shape)
+    affine = checked_affine(path, affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.max() > _LARGEST or spacing.min() < _SMALLEST:
+        sizes = " x ".join(f"{mm:.4g}" for mm in spacing)
+        doubts += (f"its voxels are {sizes} mm large; is the unit of length in the header right?",)
+    return VolumeHeader(space, channels, affine, oriented, doubts)
 
 
 def one_line(error: Exception) -> str:

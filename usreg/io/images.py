@@ -12,11 +12,12 @@ from ..errors import DataError
 from . import dicom, itk_files, nibabel_files
 from .formats import kind_of
 from .header import VolumeFile, VolumeHeader
+from .nifti_world import HeaderChoice
 
 __all__ = ["VolumeHeader", "read_header", "read_volume"]
 
 
-def read_header(path: Path) -> VolumeHeader:
+def read_header(path: Path, choice: HeaderChoice | None = None) -> VolumeHeader:
     """Read shape and affine without the voxels.
 
     NIfTI, Analyze, MGH and MINC 1 are read by nibabel; MetaImage, NRRD, MINC 2, DICOM files and folders of them by
@@ -24,16 +25,23 @@ def read_header(path: Path) -> VolumeHeader:
 
     Args:
         path: the file, or a folder that holds the DICOM files of one series.
+        choice: which of the two forms of a NIfTI header to take where both are set and differ, or where neither is set;
+            ``"sform"`` or ``"qform"``. Without it, the sform if it is set, else the qform, and a doubt is noted.
 
     Raises:
         DataError: no such file, not a readable volume, a library is missing, not 3-D or 4-D, no real numbers, or an
             affine that cannot be inverted.
     """
-    return _open(path).header
+    return _open(path, choice).header
 
 
-def read_volume(path: Path) -> MetaTensor:
+def read_volume(path: Path, choice: HeaderChoice | None = None, *, allow_nan: bool = False) -> MetaTensor:
     """Read a whole volume.
+
+    Args:
+        path: as in :func:`read_header`.
+        choice: as in :func:`read_header`.
+        allow_nan: return voxels that are NaN as they are.
 
     Returns:
         (C, X, Y, Z) float32 on the file's own axes, C being the fourth axis of a 4-D file, with the file's affine.
@@ -41,15 +49,25 @@ def read_volume(path: Path) -> MetaTensor:
     Raises:
         DataError: as :func:`read_header`, or the voxels are cut short or corrupt, or some are NaN or infinite.
     """
-    file = _open(path)
+    file = _open(path, choice)
     voxels = file.voxels()
     if bad := int(voxels.size - np.isfinite(voxels).sum()):
-        raise DataError(f"{path}: {bad} of {voxels.size} voxels are NaN or infinite; replace them by numbers")
+        missing = int(np.isnan(voxels).sum())
+        if bad > missing:
+            what = f"{bad} of {voxels.size} voxels are NaN or infinite" if missing else f"{bad} voxels are infinite"
+            raise DataError(f"{path}: {what}; replace them by numbers")
+        if not allow_nan:
+            raise DataError(
+                f"{path}: {missing} of {voxels.size} voxels are NaN; where NaN stands for what the scanner did not "
+                f"see, set nan to fill or mask; else replace them by numbers"
+            )
     return MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(file.header.affine))
 
 
-def _open(path: Path) -> VolumeFile:
+def _open(path: Path, choice: HeaderChoice | None) -> VolumeFile:
     kind = kind_of(path)
     if path.is_dir():
         return dicom.open_folder(path)
-    return (nibabel_files if kind.itk is None else itk_files).open_file(path, kind)
+    if kind.itk is not None:
+        return itk_files.open_file(path, kind)
+    return nibabel_files.open_file(path, kind, choice)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .formats import METAIMAGE, MINC2, NRRD, WAY_OUT, Kind
-from .header import VolumeFile, VolumeHeader, checked_affine, checked_shape
+from .formats import DICOM, METAIMAGE, MINC2, NRRD, WAY_OUT, Kind
+from .header import VolumeFile, VolumeHeader, make_header
 from .text_header import TextHeader
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -36,16 +36,18 @@ def open_file(path: Path, kind: Kind) -> VolumeFile:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise DataError(f"{path}: cannot be read as {kind.name} ({reason(error)}); {WAY_OUT}") from error
+        raise DataError(
+            f"{path}: cannot be read as {kind.name}, its header is cut short or corrupt ({reason(error)}); {WAY_OUT}"
+        ) from error
     check_real(path, sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     shape = tuple(reader.GetSize())
     if reader.GetNumberOfComponents() > 1:
         shape += (reader.GetNumberOfComponents(),)
-    shape3, channels = checked_shape(path, shape)
     affine = world_affine(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
     if kind is MINC2 and not _turns_minc(sitk):
         affine = _LPS_TO_RAS @ affine  # MINC's world is RAS already, and came through unchanged
-    header = VolumeHeader(shape3, channels, checked_affine(path, affine))
+    oriented = text.oriented if text is not None else kind is not DICOM or states_directions(reader)
+    header = make_header(path, shape, affine, oriented, () if oriented else (no_directions(kind),))
 
     def voxels() -> NDArray[np.float32]:
         if text is not None:
@@ -76,6 +78,19 @@ def world_affine(origin: Sequence[float], spacing: Sequence[float], direction: S
         affine[:3, :3] = directions * np.asarray(spacing)[:3]
         affine[:3, 3] = origin[:3]
     return _LPS_TO_RAS @ affine
+
+
+def states_directions(reader: Any) -> bool:
+    """Whether a DICOM file says where its slices lie: by an orientation or, with many frames, a frame of reference."""
+    return any(reader.HasMetaDataKey(tag) for tag in ("0020|0037", "0020|0052"))
+
+
+def no_directions(kind: Kind) -> str:
+    """The doubt about a file that does not say which way its axes run."""
+    return (
+        f"its {kind.name} header does not say which way its axes run, so that left and right are a guess (LPS); write "
+        "the directions into the file"
+    )
 
 
 def read_voxels(path: Path, reader: Any, sitk: Any, header: VolumeHeader) -> NDArray[np.float32]:

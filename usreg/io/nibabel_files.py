@@ -13,20 +13,36 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .formats import MINC1, NIFTI, WAY_OUT, Kind, is_gzip, suffix_of
-from .header import VolumeFile, VolumeHeader, checked_affine, checked_shape, one_line
+from .formats import ANALYZE, MGH, MINC1, NIFTI, WAY_OUT, Kind, is_gzip, suffix_of
+from .header import VolumeFile, VolumeHeader, make_header, one_line
+from .nifti_world import HeaderChoice, World, nifti_world
 
-_READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, LookupError, zlib.error)
+_READ_ERRORS = (
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    zlib.error,
+)
 """What nibabel, gzip and zlib raise for a file that is cut short, overwritten or of another kind."""
 
 
-def open_file(path: Path, kind: Kind) -> VolumeFile:
+def open_file(path: Path, kind: Kind, choice: HeaderChoice | None = None) -> VolumeFile:
     """Read the header of a file.
 
     A NIfTI file is read by its content where its name says compressed and it is not, or the other way round.
+
+    Args:
+        path: the file.
+        kind: what it is.
+        choice: the form of a NIfTI header to take where both are set and differ, or where neither is.
 
     Raises:
         DataError: the file cannot be read, its voxels are no real numbers, or its shape or affine cannot be used.
@@ -38,12 +54,31 @@ def open_file(path: Path, kind: Kind) -> VolumeFile:
     if (dtype := image.get_data_dtype()).kind not in "biuf":
         raise DataError(f"{path}: its voxels are of type {dtype}; real numbers are needed")
     axes = _axes(image, kind)
-    shape, channels = checked_shape(path, tuple(image.shape[axis] for axis in axes))
+    try:
+        world = _world(path, image, kind, choice)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except _READ_ERRORS as error:
+        raise DataError(f"{path}: its header cannot be used ({one_line(error)}); {WAY_OUT}") from error
+    shape = tuple(image.shape[axis] for axis in axes)
+    header = make_header(path, shape, world.affine, world.oriented, world.doubts)
+    return VolumeFile(header, lambda: _voxels(path, image, header, axes))
+
+
+def _world(path: Path, image: Any, kind: Kind, choice: HeaderChoice | None) -> World:
+    """Where the voxels lie, by the header."""
     affine = np.array(image.affine, dtype=np.float64)
     if kind is MINC1:
         affine[:, :3] = affine[:, 2::-1]
-    header = VolumeHeader(shape, channels, checked_affine(path, affine))
-    return VolumeFile(header, lambda: _voxels(path, image, header, axes))
+    if isinstance(image.header, nib.Nifti1Header):
+        return nifti_world(image.header, choice)
+    if kind is ANALYZE and not path.with_suffix(".mat").is_file():
+        doubt = "the Analyze format does not say which way axes run: left and right are a guess; convert the file"
+        return World(affine, False, (doubt,))
+    if kind is MGH and not int(image.header["goodRASFlag"]):
+        doubt = "its header does not say which way its axes run (goodRASFlag is 0), so that left and right are a guess"
+        return World(affine, False, (doubt,))
+    return World(affine)
 
 
 def _load(path: Path, kind: Kind) -> Any:
