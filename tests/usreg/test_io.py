@@ -200,7 +200,10 @@ def test_case_without_a_name_is_called_by_its_place(tmp_path):
     [
         ("{", "is not a JSON file"),
         ([PAIR], "holds a list; a manifest is an object"),
-        ({"training": [PAIR]}, r"has no list 'train', only \['training'\]"),
+        ({"trainig": [PAIR]}, r"has no list 'train', only \['trainig'\].*Did you mean 'trainig'"),
+        ({"train": [PAIR], "training": []}, "has the list 'train' twice, also as 'training'"),
+        ({"train": [{**PAIR, "moving_labels": "l.nii", "fixed_labels": "l.nii"}]}, "Did you mean 'moving_label'"),
+        ({"train": [{**PAIR, "fixed": "$NO_SUCH_VARIABLE/f.nii"}]}, r"train\[0\].fixed: .*variable \$NO_SUCH_VARIABLE"),
         ({"train": PAIR}, "has no list 'train'"),
         ({"train": []}, "'train' is empty"),
         ({"train": ["m.nii.gz"]}, r"train\[0\]: is 'm.nii.gz'; a case is an object"),
