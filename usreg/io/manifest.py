@@ -87,7 +87,7 @@ def read_manifest(json_file: Path, split: str) -> list[Case]:
     if not entries:
         raise NoCasesError(f"{json_file}: the list '{split}' is empty; it needs at least one case")
     numbered = [(f"{split}[{index}]", entry) for index, entry in enumerate(entries)]
-    cases = each_case(json_file, numbered, lambda item: _case(json_file.parent, *item))
+    cases = each_case(json_file, numbered, lambda item: read_case(json_file.parent, *item))
     _check_splits(json_file, split, cases, content)
     return cases
 
@@ -108,7 +108,17 @@ def each_case(json_file: Path, items: Iterable[S], action: Callable[[S], T]) -> 
     return results
 
 
-def _case(folder: Path, where: str, entry: Any) -> Case:
+def read_case(folder: Path, where: str, entry: Any) -> Case:
+    """One entry of a manifest's list.
+
+    Args:
+        folder: that of the manifest.
+        where: the entry's place, for messages.
+        entry: as the manifest has it.
+
+    Raises:
+        DataError: what :func:`read_manifest` says of a case.
+    """
     if not isinstance(entry, dict):
         raise DataError(f"{where}: is {entry!r}; a case is an object such as {{'moving': PATH, 'fixed': PATH}}")
     given = {key: value for key, value in entry.items() if value is not None}
