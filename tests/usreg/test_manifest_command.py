@@ -280,6 +280,9 @@ def test_dice_of_channels_and_of_values():
     other[0, :2], other[0, 2] = 3, 7
     assert structures(values) == [3, 7]
     assert mean_dice(values, grid, other, grid) == pytest.approx((2 / 3 + 0) / 2)
+    mask = (other == 3).float()
+    assert structures(mask * 255) == structures(mask) == [0]
+    assert mean_dice(mask * 255, grid, mask, grid) == 1
     channels = torch.stack([values[0] == 3, values[0] == 7, values[0] == 1]).float()
     others = torch.stack([other[0] == 3, other[0] == 7, other[0] == 3]).float()
     assert structures(channels) == [0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -156,7 +157,7 @@ def _headers(report: CaseReport, case: Case, reading: Reading) -> dict[str, Volu
     for key in (*IMAGES, *LABELS, *MASKS):
         if key not in case.files:
             continue
-        header = report.attempt(_at(case, key, lambda key=key: reading.header_of(case, key)))  # type: ignore[misc]
+        header = report.attempt(_at(case, key, partial(reading.header_of, case, key)))
         if header is None:
             continue
         headers[key] = header
@@ -170,7 +171,7 @@ def _check_voxels(report: CaseReport, case: Case, headers: dict[str, VolumeHeade
     """Read every volume, of which only the labels are kept."""
     labels: dict[str, torch.Tensor] = {}
     for key in headers:
-        read = report.attempt(_at(case, key, lambda key=key: reading.volume_of(case, key)))  # type: ignore[misc]
+        read = report.attempt(_at(case, key, partial(reading.volume_of, case, key)))
         if read is None:
             continue
         voxels = read[0].as_tensor()
@@ -201,7 +202,7 @@ def _check_landmarks(report: CaseReport, case: Case, space: LandmarksSpace) -> N
     for side in SIDES:
         key = f"{side}_landmarks"
         if case.has(key) and side in report.grids:
-            read = report.attempt(_at(case, key, lambda key=key: read_landmarks(case.landmarks(key))))  # type: ignore[misc]
+            read = report.attempt(_at(case, key, partial(read_landmarks, case.landmarks(key))))
             if read is not None:
                 points[side] = _in_world(read, report.grids[side], space)
     if len(points) == 2 and len(points["moving"]) == len(points["fixed"]):

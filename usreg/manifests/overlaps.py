@@ -16,8 +16,9 @@ _INSIDE = 0.5
 def structures(label: torch.Tensor) -> list[int]:
     """The structures of a label (C, X, Y, Z): the numbers of its channels that are not empty, or its whole values.
 
-    A volume of one channel with values above 1 holds one structure per whole value.
+    A volume of one channel with values above 1 holds one structure per whole value; 0 and 255 are a mask.
     """
+    label = _without_255(label)
     if len(label) == 1 and float(label.max()) > 1 + _INSIDE:
         return [int(value) for value in label.unique().tolist() if value >= 1]
     return [channel for channel in range(len(label)) if bool((label[channel] > _INSIDE).any())]
@@ -46,6 +47,7 @@ def mean_dice(
     Returns:
         0 to 1; NaN where there is no common structure.
     """
+    moving, fixed = _without_255(moving), _without_255(fixed)
     common = sorted(set(structures(moving)) & set(structures(fixed)))
     if not common:
         return math.nan
@@ -59,6 +61,11 @@ def mean_dice(
         else:
             values.append(_dice(there[number] > _INSIDE, here[number] > _INSIDE))
     return float(np.mean(values))
+
+
+def _without_255(label: torch.Tensor) -> torch.Tensor:
+    """The label, with 1 in place of 255 where it holds nothing else."""
+    return label / 255 if float(label.max()) == 255 and bool(((label == 0) | (label == 255)).all()) else label
 
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
