@@ -50,6 +50,20 @@ def test_the_default_training_runs(tmp_path: Path) -> None:
     _train("python -m usreg.train", tmp_path)
 
 
+def test_the_commands_for_manifests_run(tmp_path: Path) -> None:
+    import nibabel
+    import numpy as np
+
+    for name in ("mr/1", "mr/2", "us/1", "us/2"):
+        path = tmp_path / "data" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).random((4, 4, 4), np.float32), np.eye(4)), path)
+    commands = [shlex.split(line)[1:] for line in _commands() if "usreg.manifest" in line]
+    assert [words[2] for words in commands] == ["make", "check"]
+    for words in commands:
+        subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
+
+
 def _train(command: str, folder: Path) -> None:
     arguments = shlex.split(command)[1:]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -66,7 +80,7 @@ def test_every_command_of_the_readme_is_known() -> None:
         if words[0] == "make":
             assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:])
         elif words[:2] == ["python", "-m"]:
-            assert words[2] in ("usreg.train", "usreg_kernels")
+            assert words[2] in ("usreg.train", "usreg.manifest", "usreg_kernels")
             if "--config" in words:
                 assert (ROOT / words[words.index("--config") + 1]).is_file()
         else:

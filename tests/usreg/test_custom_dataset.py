@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
-from usreg.datasets import build_dataset, collate, custom
+from usreg.datasets import build_dataset, collate, custom, reading
 from usreg.datasets.custom import CustomDataset, SampleCache
 from usreg.errors import DataError, UsageError
 from usreg.metrics import MetricTable, evaluate_metrics, identity_inputs
@@ -222,8 +222,8 @@ def test_cache_is_bounded_and_not_sent_to_workers():
 
 def test_construction_reads_every_file_once(folder, monkeypatch):
     read = []
-    original = custom.read_volume
-    monkeypatch.setattr(custom, "read_volume", lambda path: read.append(path.name) or original(path))
+    original = reading.read_volume
+    monkeypatch.setattr(reading, "read_volume", lambda path, *a, **k: read.append(path.name) or original(path, *a, **k))
     data = folder.dataset(folder.case(0, channels=1), folder.case(1, channels=1))
     assert sorted(read) == sorted({*read})
     assert len(read) == 8

@@ -47,9 +47,9 @@ def test_scaled_integers_are_read_in_real_units(tmp_path):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(DataError, match="no such file; a NIfTI volume"):
+    with pytest.raises(DataError, match="no such file; a volume is needed: NIfTI"):
         read_header(tmp_path / "none.nii.gz")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="is a folder without DICOM files"):
         read_header(tmp_path)
 
 
@@ -82,8 +82,13 @@ def test_file_of_another_kind(tmp_path):
 def test_voxels_must_be_finite(tmp_path):
     voxels = random_voxels(2, 2, 2)
     voxels[0, 0] = np.nan
-    with pytest.raises(DataError, match="2 of 8 voxels are NaN or infinite"):
+    with pytest.raises(DataError, match=r"2 of 8 voxels are NaN; .* set nan to fill or mask"):
         read_volume(save(tmp_path / "a.nii", voxels))
+    assert int(read_volume(tmp_path / "a.nii", allow_nan=True).isnan().sum()) == 2
+    voxels[1, 1, 1] = np.inf
+    for allow_nan in (False, True):
+        with pytest.raises(DataError, match="3 of 8 voxels are NaN or infinite"):
+            read_volume(save(tmp_path / "a.nii", voxels), allow_nan=allow_nan)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 2, 2, 2, 2)])
@@ -195,7 +200,10 @@ def test_case_without_a_name_is_called_by_its_place(tmp_path):
     [
         ("{", "is not a JSON file"),
         ([PAIR], "holds a list; a manifest is an object"),
-        ({"training": [PAIR]}, r"has no list 'train', only \['training'\]"),
+        ({"trainig": [PAIR]}, r"has no list 'train', only \['trainig'\].*Did you mean 'trainig'"),
+        ({"train": [PAIR], "training": []}, "has the list 'train' twice, also as 'training'"),
+        ({"train": [{**PAIR, "moving_labels": "l.nii", "fixed_labels": "l.nii"}]}, "Did you mean 'moving_label'"),
+        ({"train": [{**PAIR, "fixed": "$NO_SUCH_VARIABLE/f.nii"}]}, r"train\[0\].fixed: .*variable \$NO_SUCH_VARIABLE"),
         ({"train": PAIR}, "has no list 'train'"),
         ({"train": []}, "'train' is empty"),
         ({"train": ["m.nii.gz"]}, r"train\[0\]: is 'm.nii.gz'; a case is an object"),

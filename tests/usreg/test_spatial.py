@@ -167,3 +167,15 @@ def test_what_cannot_be_inverted_is_said() -> None:
     jumps = torch.from_numpy(np.random.default_rng(4).normal(scale=20, size=(3, *SIZE)))
     with pytest.raises(ValueError, match=r"no inverse to 0\.001 mm"):
         DisplacementField(grid(), jumps).inverse(iterations=20)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e6])
+def test_small_voxels_are_not_singular(size):
+    """A determinant is judged by the voxels' own size."""
+    turned = np.linalg.qr(np.random.default_rng(0).random((3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3] = turned * size * [1, 2, 3]
+    assert Grid((2, 2, 2), affine).spacing == pytest.approx([size, 2 * size, 3 * size])
+    affine[:3, 2] = affine[:3, 0] + affine[:3, 1]
+    with pytest.raises(ValueError, match="invertible"):
+        Grid((2, 2, 2), affine)

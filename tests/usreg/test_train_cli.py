@@ -62,6 +62,21 @@ def test_trains_on_files(tiny_file, manifest):
     assert main(["--config", str(tiny_file), *custom(manifest), "loss={name: lncc}", "training.epochs=1"]) == 0
 
 
+@pytest.mark.parametrize("lists", [{"val": []}, {}])
+@pytest.mark.parametrize("val_every", [0, 1])
+def test_trains_on_files_without_validation(tiny_file, manifest, capsys, lists, val_every):
+    manifest.write_text(json.dumps({"train": json.loads(manifest.read_text())["train"], **lists}))
+    more = ["loss={name: lncc}", "training.epochs=1", f"training.val_every={val_every}"]
+    assert main(["--config", str(tiny_file), *custom(manifest), *more]) == 0
+    assert "no validation" in capsys.readouterr().out
+
+
+def test_a_misspelt_validation_list_is_no_training_without_validation(tiny_file, manifest, capsys):
+    lists = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({"train": lists["train"], "vals": lists["val"]}))
+    assert "Did you mean 'vals'" in refuse(capsys, "--config", str(tiny_file), *custom(manifest), "loss={name: lncc}")
+
+
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [

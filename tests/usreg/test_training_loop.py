@@ -157,6 +157,17 @@ def test_without_validation(train_tiny):
     assert not (result.folder / "best_val_loss.pt").exists()
     assert (result.folder / "last.pt").exists()
     assert (result.folder / "curves.png").exists()
+    assert "no validation" in train_tiny.output.getvalue()
+
+
+def test_without_a_validation_section(train_tiny, tiny_file):
+    text = tiny_file.read_text().splitlines()
+    tiny_file.write_text("\n".join(line for line in text if not line.startswith("val_dataset")))
+    with pytest.raises(ConfigError, match="val_dataset is missing"):
+        train_tiny()
+    result = train_tiny("training.val_every=0", "training.epochs=1")
+    assert result.evaluation is None
+    assert train_tiny("training.val_every=0", f"training.resume={result.folder}", "training.epochs=2").folder
 
 
 def test_the_last_epoch_is_validated(train_tiny):

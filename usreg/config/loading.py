@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import ConfigError
-from .checks import Source, check_values, checked_component, checked_mapping, drop_keys_of_replaced
+from .checks import Source, check_values, checked_component, checked_mapping, drop_keys_of_replaced, missing_key
 from .plugins import import_plugins, registry_of
 from .schema import Config
 
@@ -50,7 +50,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     from_file = _read_yaml(file)
     given, overridden = _apply(from_file, overrides)
     source = Source(str(file), frozenset(overridden))
-    for key in ("plugins", *SECTIONS):  # an empty section, as in "wandb:", means its defaults
+    for key in ("plugins", "val_dataset", *SECTIONS):  # an empty section, as in "wandb:", means its defaults
         if given.get(key, {}) is None:
             del given[key]
 
@@ -60,7 +60,11 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         drop_keys_of_replaced(key, given, from_file, registry_of(kind), source)
 
     config = checked_mapping(Config, given, source)
+    if not config.val_dataset and config.training.val_every:
+        raise missing_key("val_dataset", dict, source)
     for key, kind in COMPONENTS.items():
+        if key == "val_dataset" and not config[key]:
+            continue  # a training without validation
         config[key] = checked_component(key, OmegaConf.to_container(config[key]), registry_of(kind), source)
     typed: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     check_values(typed, source)

@@ -90,8 +90,8 @@ class Config:
     """TensorBoard."""
     train_dataset: dict[str, Any] = MISSING
     """The training set."""
-    val_dataset: dict[str, Any] = MISSING
-    """The validation set."""
+    val_dataset: dict[str, Any] = field(default_factory=dict)
+    """The validation set; may be left out where ``training.val_every`` is 0."""
     model: dict[str, Any] = MISSING
     """The network that maps (moving, fixed) to (warped, ddf)."""
     loss: dict[str, Any] = MISSING

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..io.images import VolumeHeader, read_header
+from ..io.images import VolumeHeader
 from ..io.landmarks import read_landmarks
 from ..io.manifest import Case
+from .reading import Reading
 
 SIDES = ("moving", "fixed")
 
@@ -27,20 +28,22 @@ def at(case: Case, key: str) -> Iterator[None]:
         raise DataError(f"{case.where}.{key}: {error}") from error
 
 
-def check_case(case: Case) -> None:
+def check_case(case: Case, reading: Reading | None = None) -> None:
     """Raise a DataError for the first of a case's files that is missing, no volume, or does not fit the others."""
+    reading = reading or Reading()
     channels, counts = {}, {}
     for side in SIDES:
         with at(case, side):
-            image = read_header(case.files[side])
+            image = reading.header_of(case, side)
             _check_channels(case, side, image)
         for key in (f"{side}_label", f"{side}_mask"):
             if case.has(key):
                 with at(case, key):
-                    channels[key] = _check_overlay(case, key, image)
+                    channels[key] = _check_overlay(case, key, image, reading)
         if case.has(key := f"{side}_landmarks"):
             with at(case, key):
                 counts[key] = len(checked_landmarks(case, key, image))
+    reading.check(case)
     for what, numbers in (("channels", {k: n for k, n in channels.items() if "label" in k}), ("points", counts)):
         if len(set(numbers.values())) > 1:
             given = ", ".join(f"'{key}' has {number}" for key, number in numbers.items())
@@ -69,10 +72,10 @@ def _check_channels(case: Case, key: str, header: VolumeHeader) -> None:
         raise DataError(f"{case.files[key]}: has {header.channels} channels; one is needed")
 
 
-def _check_overlay(case: Case, key: str, image: VolumeHeader) -> int:
+def _check_overlay(case: Case, key: str, image: VolumeHeader, reading: Reading) -> int:
     """Check that a label or mask is on its image's grid, and return its number of channels."""
     path = case.files[key]
-    header = read_header(path)
+    header = reading.header_of(case, key)
     if key.endswith("mask"):
         _check_channels(case, key, header)
     if header.shape != image.shape:

@@ -1,4 +1,4 @@
-"""``custom_dataset``: the user's own pairs of NIfTI volumes, listed in a JSON manifest."""
+"""``custom_dataset``: the user's own pairs of volumes, listed in a JSON manifest."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from monai.data.meta_tensor import MetaTensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import DataError
-from ..io.images import VolumeHeader, read_volume
-from ..io.manifest import OPTIONAL, Case, each_case, read_manifest
+from ..io.images import VolumeHeader
+from ..io.manifest import MASKS, OPTIONAL, Case, each_case, read_manifest
+from ..io.nifti_world import HeaderChoice
 from . import preprocess
 from .case_checks import SIDES, at, check_case, checked_landmarks
+from .reading import NanRule, Reading, valid_on_grid
 from .utils import Sample, check_image_size, check_split, register_dataset, wrap_index
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,10 @@ class CustomDataset(Dataset[Sample]):
         quantile_range: quantiles of the intensities that become 0 and 1, for all but CT.
         ct_window: intensities in Hounsfield units that become 0 and 1, for CT.
         default_is_ct: whether cases without a ``modality`` are CT. A case with one is CT where it is "CT" in any case.
+        header: which form of a NIfTI header to take where both are set and differ, or where neither is: ``sform`` or
+            ``qform``. None takes the sform if it is set, else the qform, and warns.
+        nan: what NaN in a volume is: ``error``; ``fill``, background: the lowest value of an image, 0 of a label or
+            mask; or ``mask``, background that ``moving_mask`` and ``fixed_mask``, then in every sample, leave out.
         split: the manifest's list: ``"train"``, ``"val"`` or ``"test"``.
 
     Raises:
@@ -75,6 +81,8 @@ class CustomDataset(Dataset[Sample]):
         quantile_range: tuple[float, float] = (0.01, 0.99),
         ct_window: tuple[float, float] = (-1000.0, 1000.0),
         default_is_ct: bool = False,
+        header: HeaderChoice | None = None,
+        nan: NanRule = "error",
         split: str = "train",
     ) -> None:
         self.image_size = check_image_size(image_size)
@@ -84,11 +92,15 @@ class CustomDataset(Dataset[Sample]):
         self.quantile_range = _check_range("quantile_range", quantile_range, 0.0, 1.0)
         self.ct_window = _check_range("ct_window", ct_window, -float("inf"), float("inf"))
         self.default_is_ct = default_is_ct
+        self.reading = Reading(header, nan)
         self._cache = SampleCache(_CACHE_BYTES)
         json_path = Path(json_file).expanduser()
         self._cases = read_manifest(json_path, check_split(split))
         self._optional_keys = {key for key in OPTIONAL if any(case.has(key) for case in self._cases)}
-        each_case(json_path, self._cases, check_case)
+        if nan == "mask":
+            self._optional_keys |= {*MASKS}
+        each_case(json_path, self._cases, lambda case: check_case(case, self.reading))
+        self.reading.note_doubts(self._cases)
         logger.info("%s: reading and checking the %d cases of '%s'", json_path, len(self._cases), split)
         each_case(json_path, range(len(self._cases)), self._cached)
 
@@ -110,12 +122,12 @@ class CustomDataset(Dataset[Sample]):
         sample: Sample = {}
         for side in SIDES:
             with at(case, side):
-                volume = read_volume(case.files[side])
+                volume, valid = self.reading.volume_of(case, side)
                 image = self._to_grid(volume)
                 sample[side] = _plain(self._scale_intensity(case, side, image))
             sample["spacing" if side == "fixed" else "moving_spacing"] = preprocess.grid_spacing(image)
             self._add_label(sample, case, f"{side}_label")
-            self._add_mask(sample, case, f"{side}_mask")
+            self._add_mask(sample, case, f"{side}_mask", valid)
             self._add_points(sample, case, side, volume, image)
         return sample | {"case": case.name, "metadata": dict(case.metadata)}
 
@@ -136,7 +148,7 @@ class CustomDataset(Dataset[Sample]):
     def _overlay(self, case: Case, key: str) -> torch.Tensor:
         """A label or mask on the sample's grid, (L, D, H, W) in [0, 1]."""
         with at(case, key):
-            volume = read_volume(case.files[key])
+            volume, _ = self.reading.volume_of(case, key)
             low, high = float(volume.min()), float(volume.max())
             if low < -_TOLERANCE or high > 1 + _TOLERANCE:
                 raise DataError(
@@ -151,11 +163,13 @@ class CustomDataset(Dataset[Sample]):
         elif key in self._optional_keys:
             sample[key] = torch.zeros(1, *self.image_size)
 
-    def _add_mask(self, sample: Sample, case: Case, key: str) -> None:
+    def _add_mask(self, sample: Sample, case: Case, key: str, valid: MetaTensor | None) -> None:
         if case.has(key):
             sample[key] = (self._overlay(case, key) > 0.5).float()
         elif key in self._optional_keys:
             sample[key] = torch.ones(1, *self.image_size)
+        if valid is not None and self.reading.nan == "mask":
+            sample[key] = sample[key] * valid_on_grid(_plain(self._to_grid(valid)))
 
     def _add_points(self, sample: Sample, case: Case, side: str, volume: MetaTensor, image: MetaTensor) -> None:
         key = f"{side}_landmarks"

@@ -1,56 +1,47 @@
-"""Reading NIfTI volumes, with errors that say what is wrong with which file."""
+"""Reading volumes of any format, with errors that say what is wrong with which file."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
-from nibabel.filebasedimages import ImageFileError, SerializableImage
-from nibabel.spatialimages import HeaderDataError
-from numpy.typing import NDArray
 
 from ..errors import DataError
+from . import dicom, itk_files, nibabel_files
+from .formats import kind_of
+from .header import VolumeFile, VolumeHeader
+from .nifti_world import HeaderChoice
 
-_READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
-"""What nibabel, gzip and zlib raise for a file that is cut short, overwritten or of another kind."""
-
-_WAY_OUT = "a NIfTI volume (.nii, .nii.gz) is needed; copy or convert the file again"
-
-
-@dataclass(frozen=True)
-class VolumeHeader:
-    """What the header of a file says.
-
-    Attributes:
-        shape: voxels along the file's array axes (x, y, z).
-        channels: size of the fourth array axis, 1 for a 3-D file.
-        affine: (4, 4), from array indices to mm, in RAS directions.
-    """
-
-    shape: tuple[int, int, int]
-    channels: int
-    affine: NDArray[np.float64]
+__all__ = ["VolumeHeader", "read_header", "read_volume"]
 
 
-def read_header(path: Path) -> VolumeHeader:
+def read_header(path: Path, choice: HeaderChoice | None = None) -> VolumeHeader:
     """Read shape and affine without the voxels.
 
+    NIfTI, Analyze, MGH and MINC 1 are read by nibabel; MetaImage, NRRD, MINC 2, DICOM files and folders of them by
+    SimpleITK (the extra ``formats``). All come back in one world: mm, x to the right, y to anterior, z to superior.
+
+    Args:
+        path: the file, or a folder that holds the DICOM files of one series.
+        choice: which of the two forms of a NIfTI header to take where both are set and differ, or where neither is set;
+            ``"sform"`` or ``"qform"``. Without it, the sform if it is set, else the qform, and a doubt is noted.
+
     Raises:
-        DataError: no such file, not a readable NIfTI file, not 3-D or 4-D, no real numbers, or an affine that cannot
-            be inverted.
+        DataError: no such file, not a readable volume, a library is missing, not 3-D or 4-D, no real numbers, or an
+            affine that cannot be inverted.
     """
-    return _header(path, _open(path))
+    return _open(path, choice).header
 
 
-def read_volume(path: Path) -> MetaTensor:
+def read_volume(path: Path, choice: HeaderChoice | None = None, *, allow_nan: bool = False) -> MetaTensor:
     """Read a whole volume.
+
+    Args:
+        path: as in :func:`read_header`.
+        choice: as in :func:`read_header`.
+        allow_nan: return voxels that are NaN as they are.
 
     Returns:
         (C, X, Y, Z) float32 on the file's own axes, C being the fourth axis of a 4-D file, with the file's affine.
@@ -58,48 +49,25 @@ def read_volume(path: Path) -> MetaTensor:
     Raises:
         DataError: as :func:`read_header`, or the voxels are cut short or corrupt, or some are NaN or infinite.
     """
-    image = _open(path)
-    header = _header(path, image)
-    try:
-        voxels = np.asarray(_decompressed(path, image).dataobj, dtype=np.float32)
-    except _READ_ERRORS as error:
-        what = f"the voxels cannot be read, the file is cut short or corrupt ({_one_line(error)})"
-        raise DataError(f"{path}: {what}; {_WAY_OUT}") from error
+    file = _open(path, choice)
+    voxels = file.voxels()
     if bad := int(voxels.size - np.isfinite(voxels).sum()):
-        raise DataError(f"{path}: {bad} of {voxels.size} voxels are NaN or infinite; replace them by numbers")
-    channels_first = np.moveaxis(voxels.reshape(*header.shape, header.channels), -1, 0)
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(channels_first)), affine=torch.from_numpy(header.affine))
+        missing = int(np.isnan(voxels).sum())
+        if bad > missing:
+            what = f"{bad} of {voxels.size} voxels are NaN or infinite" if missing else f"{bad} voxels are infinite"
+            raise DataError(f"{path}: {what}; replace them by numbers")
+        if not allow_nan:
+            raise DataError(
+                f"{path}: {missing} of {voxels.size} voxels are NaN; where NaN stands for what the scanner did not "
+                f"see, set nan to fill or mask; else replace them by numbers"
+            )
+    return MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(file.header.affine))
 
 
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; {_WAY_OUT}")
-    try:
-        return nib.load(path)
-    except _READ_ERRORS as error:
-        raise DataError(f"{path}: cannot be read ({_one_line(error)}); {_WAY_OUT}") from error
-
-
-def _decompressed(path: Path, image: Any) -> Any:
-    """The image with its gzip file read to the end, where the checksum is: nibabel stops at the last voxel."""
-    if path.suffix.lower() == ".gz" and isinstance(image, SerializableImage):
-        return type(image).from_bytes(gzip.decompress(path.read_bytes()))
-    return image
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _header(path: Path, image: Any) -> VolumeHeader:
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) not in (3, 4) or 0 in shape:
-        raise DataError(f"{path}: its shape is {shape}; a volume (x, y, z) or one with channels (x, y, z, c) is needed")
-    if (dtype := image.get_data_dtype()).kind not in "biuf":
-        raise DataError(f"{path}: its voxels are of type {dtype}; real numbers are needed")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DataError(
-            f"{path}: its affine cannot be inverted, {affine.tolist()}; write the voxel sizes into the header"
-        )
-    return VolumeHeader((shape[0], shape[1], shape[2]), shape[3] if len(shape) == 4 else 1, affine)
+def _open(path: Path, choice: HeaderChoice | None) -> VolumeFile:
+    kind = kind_of(path)
+    if path.is_dir():
+        return dicom.open_folder(path)
+    if kind.itk is not None:
+        return itk_files.open_file(path, kind)
+    return nibabel_files.open_file(path, kind, choice)

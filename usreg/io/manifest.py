@@ -1,8 +1,10 @@
-"""Reading the JSON manifest of ``custom_dataset``: which files belong to which case."""
+"""Reading the manifest of ``custom_dataset``: which files belong to which case."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any, TypeVar
 
 from ..errors import DataError
 from ..registry import did_you_mean
+from .manifest_files import EXAMPLE, read_lists
+from .manifest_keys import check_keys
 
 IMAGES = ("moving", "fixed")
 LABELS = ("moving_label", "fixed_label")
@@ -20,6 +24,7 @@ OPTIONAL = (*LABELS, *MASKS, *LANDMARKS)
 _PAIRED = (LABELS, LANDMARKS)
 _KNOWN = (*IMAGES, *OPTIONAL)
 _LISTED = 10  # faulty cases that an error lists
+_VARIABLE = re.compile(r"\$(?:\{\w+\}|\w+)")
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -54,29 +59,35 @@ class Case:
         return self.files[key] if key in self.files else self.points[key]
 
 
+class NoCasesError(DataError):
+    """A manifest without a list, or with an empty one: there is nothing to validate on, which may be meant."""
+
+
 def read_manifest(json_file: Path, split: str) -> list[Case]:
     """Read the cases of one list of a manifest.
 
     Args:
-        json_file: the manifest; relative paths in it are relative to its folder.
-        split: the name of the list: ``"train"``, ``"val"``...
+        json_file: the manifest: JSON, CSV or YAML (:func:`usreg.io.manifest_files.read_lists`). Relative paths in it
+            are relative to its folder; ``~`` and variables of the environment (``$DATA/a.nii.gz``, ``${DATA}``) are
+            filled in.
+        split: the name of the list: ``"train"``, ``"val"`` or ``"test"``.
 
     Raises:
-        DataError: no such file, no JSON, no such list, an empty list, a case without one of its images or with a
-            label or landmarks for only one image, a value of a wrong type, or a pair listed in two splits. The text
-            lists all faulty cases.
+        NoCasesError: no such list, or an empty one.
+        DataError: no such file, not of its format, a list whose name is misspelt, a case without one of its images or
+            with a label or landmarks for only one image, a misspelt key, a value of a wrong type, a variable that is
+            not set, or a pair listed in two splits. The text lists all faulty cases.
     """
-    content = _read_json(json_file)
+    content = read_lists(json_file)
     entries = content.get(split)
     if not isinstance(entries, list):
-        raise DataError(
-            f"{json_file}: has no list '{split}', only {sorted(content)}; a manifest is "
-            f'{{"train": [{{"moving": "a.nii.gz", "fixed": "b.nii.gz"}}, ...], "val": [...]}}'
-        )
+        hint = did_you_mean(split, [name for name in content if name not in ("train", "val", "test")])
+        kind = DataError if hint or split in content else NoCasesError
+        raise kind(f"{json_file}: has no list '{split}', only {sorted(content)}.{hint} A manifest is {EXAMPLE}")
     if not entries:
-        raise DataError(f"{json_file}: the list '{split}' is empty; it needs at least one case")
+        raise NoCasesError(f"{json_file}: the list '{split}' is empty; it needs at least one case")
     numbered = [(f"{split}[{index}]", entry) for index, entry in enumerate(entries)]
-    cases = each_case(json_file, numbered, lambda item: _case(json_file.parent, *item))
+    cases = each_case(json_file, numbered, lambda item: read_case(json_file.parent, *item))
     _check_splits(json_file, split, cases, content)
     return cases
 
@@ -97,23 +108,22 @@ def each_case(json_file: Path, items: Iterable[S], action: Callable[[S], T]) -> 
     return results
 
 
-def _read_json(json_file: Path) -> dict[str, Any]:
-    if not json_file.is_file():
-        raise DataError(f"{json_file}: no such file; json_file must be the path of a JSON manifest")
-    try:
-        content = json.loads(json_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{json_file}: is not a JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{json_file}: holds a {type(content).__name__}; a manifest is an object with lists of cases")
-    return content
+def read_case(folder: Path, where: str, entry: Any) -> Case:
+    """One entry of a manifest's list.
 
+    Args:
+        folder: that of the manifest.
+        where: the entry's place, for messages.
+        entry: as the manifest has it.
 
-def _case(folder: Path, where: str, entry: Any) -> Case:
+    Raises:
+        DataError: what :func:`read_manifest` says of a case.
+    """
     if not isinstance(entry, dict):
         raise DataError(f"{where}: is {entry!r}; a case is an object such as {{'moving': PATH, 'fixed': PATH}}")
     given = {key: value for key, value in entry.items() if value is not None}
     _check_pairs(where, given)
+    check_keys(where, given, _KNOWN)
     points = {key: given[key] for key in LANDMARKS if isinstance(given.get(key), list)}
     files = {key: _path(folder, where, key, given[key]) for key in _KNOWN if key in given and key not in points}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
@@ -140,11 +150,21 @@ def _path(folder: Path, where: str, key: str, value: Any) -> Path:
     if not isinstance(value, str) or not value:
         valid = "a path or a list of [x, y, z]" if key in LANDMARKS else "a path"
         raise DataError(f"{where}.{key}: is {value!r}; it must be {valid}")
-    return _resolve(folder, value)
+    try:
+        return _resolve(folder, value)
+    except DataError as error:
+        raise DataError(f"{where}.{key}: {error}") from error
 
 
 def _resolve(folder: Path, path: str) -> Path:
-    return (folder / Path(path).expanduser()).resolve()
+    """The absolute path, with the variables of the environment filled in, unless a file really has a $ in its name."""
+    literal = (folder / Path(path).expanduser()).resolve()
+    if "$" not in path or literal.exists():
+        return literal
+    filled = os.path.expandvars(path)
+    if unset := _VARIABLE.search(filled):
+        raise DataError(f"{path!r}: the variable {unset.group()} is not set in the environment")
+    return (folder / Path(filled).expanduser()).resolve()
 
 
 def _check_splits(json_file: Path, split: str, cases: list[Case], content: Mapping[str, Any]) -> None:

@@ -14,10 +14,22 @@ Points = NDArray[np.float64]
 DIRECTIONS = (("L", "R"), ("P", "A"), ("I", "S"))
 """Of the axes of the world, from low to high."""
 
+_FLAT = 1e-6  # volume that three axes of length 1 span; headers hold float32
+
 
 def lps_to_ras(points: ArrayLike) -> Points:
     """Points (N, 3) in mm, from ITK's world (left, posterior, superior) to NIfTI's, or back."""
     return np.asarray(points, dtype=np.float64) * (-1.0, -1.0, 1.0)
+
+
+def is_singular(affine: ArrayLike) -> bool:
+    """Whether the axes of an affine (4, 4) do not span the world: one has no length, or they lie in a plane.
+
+    Judged by their directions, so that voxels of a micrometre are as good as voxels of a metre.
+    """
+    axes = np.asarray(affine, dtype=np.float64)[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    return bool(lengths.min() == 0 or abs(np.linalg.det(axes / lengths)) < _FLAT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +47,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or is_singular(affine):
             raise ValueError(f"affine must be (4, 4), finite and invertible, not {np.asarray(self.affine).tolist()}")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)

@@ -69,9 +69,10 @@ def _introduce(run: Run, reporter: Reporter) -> None:
     weights = sum(p.numel() for p in run.network.parameters())
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     precision = "" if accelerator.mixed_precision == "no" else f", {accelerator.mixed_precision}"
+    validation = f"{run.val.num_samples} validation samples" if run.val is not None else "no validation"
     reporter.note(
         f"{config.model['name']} ({weights:,} weights) with loss {config.loss['name']} on {accelerator.device}"
-        f"{precision}{processes}; {run.train.num_samples} training and {run.val.num_samples} validation samples"
+        f"{precision}{processes}; {run.train.num_samples} training samples, {validation}"
     )
     if run.resumed_from is not None:
         reporter.note(f"resumed from {run.resumed_from}: epoch {run.progress.epoch + 1}, step {run.progress.step}")

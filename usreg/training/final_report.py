@@ -40,16 +40,20 @@ def finish(trainer: Trainer, reporter: Reporter) -> None:
 
 @torch.no_grad()
 def save_pictures(run: Run) -> list[Path]:
-    """Pictures of the first validation cases under the final weights, in the run's folder; the files."""
+    """Pictures of the first validation cases under the final weights, in the run's folder; the files.
+
+    Without validation, of the first training cases.
+    """
     run.network.eval()
     folder = run.folder / PICTURES
     folder.mkdir(exist_ok=True)
-    dataset, files = run.val.dataset, []
+    batches, kind = (run.val, "validation") if run.val is not None else (run.train, "training")
+    dataset, files = batches.dataset, []
     for index in range(min(PICTURED_CASES, len(cast(Sized, dataset)))):
         batch = send_to_device(collate([dataset[index]]), run.accelerator.device)
         inputs = model_inputs(batch, *run.network(batch["moving"], batch["fixed"]))
         shown = {key: inputs[key][0].cpu() for key in PICTURED if isinstance(inputs.get(key), torch.Tensor)}
         case = str(batch.get("case", [index])[0])
         files.append(folder / f"{index}_{re.sub(r'[^A-Za-z0-9.-]+', '_', case).strip('_')}.png")
-        save_registration_figure(files[-1], **shown, title=f"validation case {case}")
+        save_registration_figure(files[-1], **shown, title=f"{kind} case {case}")
     return files

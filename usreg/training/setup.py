@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 from ..config import Config, save_config
 from ..datasets import build_dataset, collate
 from ..errors import ConfigError, DataError, UsageError
+from ..io.manifest import NoCasesError
 from ..losses import build_loss
 from ..models import build_model
 from .batches import Batches, EpochBatches
@@ -26,6 +28,8 @@ from .progress import TrainingProgress
 from .randomness import restore_random_state
 from .run_folder import CONFIG, METRICS, check_writable, continues_in_place, make_run_folder, project_folder
 from .trackers import Tracker, check_trackers, make_trackers
+
+logger = logging.getLogger(__name__)
 
 OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
@@ -41,6 +45,7 @@ class Run:
         config: the checked config; ``plain_config`` is the same as plain containers.
         model: the network as prepared for training, possibly inside a parallel wrapper; ``network`` is itself.
         folder: the run's folder, which exists.
+        val: the validation batches; None for a run without validation.
         metrics: the table behind metrics.csv; trackers and metrics file are used only by the main process.
         resumed_from: the checkpoint that the run goes on from.
     """
@@ -53,7 +58,7 @@ class Run:
     loss_call: LossCall
     optimizer: Any
     train: Batches
-    val: Batches
+    val: Batches | None
     progress: TrainingProgress
     folder: Path
     metrics: MetricsFile
@@ -70,7 +75,7 @@ def prepare_run(config: Config) -> Run:
     training = config.training
     check_trackers(config)
     accelerator = make_accelerator(config)
-    train_set, val_set = _dataset(config, "train"), _dataset(config, "val")
+    train_set, val_set = _dataset(config, "train"), _validation_set(config)
     set_seed(training.seed)
     network = build_model(config.model, image_size=tuple(config.image_size))
     loss = build_loss(config.loss)
@@ -83,7 +88,7 @@ def prepare_run(config: Config) -> Run:
     optimizer = OPTIMIZERS[settings.name](parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     model, optimizer = accelerator.prepare(network, optimizer)
     loss_call = LossCall(loss.to(accelerator.device))
-    _try_out(accelerator, network, loss_call, [train_set, val_set])
+    _try_out(accelerator, network, loss_call, [train_set, val_set] if val_set is not None else [train_set])
 
     # Each process has its own stream from here on: their dropout masks must differ.
     set_seed(training.seed, device_specific=True)
@@ -100,7 +105,7 @@ def prepare_run(config: Config) -> Run:
         loss_call=loss_call,
         optimizer=optimizer,
         train=_batches(config, accelerator, train_set, shuffle=True),
-        val=_batches(config, accelerator, val_set, shuffle=False),
+        val=_batches(config, accelerator, val_set, shuffle=False) if val_set is not None else None,
         progress=progress,
         folder=folder,
         metrics=metrics,
@@ -135,6 +140,17 @@ def _dataset(config: Config, split: str) -> Dataset[Any]:
     if not len(cast(Sized, dataset)):
         raise DataError(f"{split}_dataset '{section['name']}' is empty; it needs at least one sample")
     return dataset
+
+
+def _validation_set(config: Config) -> Dataset[Any] | None:
+    """The validation set; None where it is not asked for, or where the manifest has no cases for it."""
+    if config.training.val_every == 0:
+        return None
+    try:
+        return _dataset(config, "val")
+    except NoCasesError as error:
+        logger.warning("%s Training without validation; training.val_every=0 says so without this warning", error)
+        return None
 
 
 def _batches(config: Config, accelerator: Accelerator, dataset: Dataset[Any], shuffle: bool) -> Batches:

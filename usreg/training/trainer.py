@@ -34,7 +34,9 @@ class Trainer:
     def __init__(self, run: Run, reporter: Reporter) -> None:
         self.run, self.reporter = run, reporter
         self.progress = run.progress
-        self.evaluator = Evaluator(run.accelerator, run.network, run.loss_call, run.val)
+        self.evaluator = (
+            Evaluator(run.accelerator, run.network, run.loss_call, run.val) if run.val is not None else None
+        )
         self.statistics = RunningStatistics(run.network)
         self.last_evaluation: Evaluation | None = None
         self.started, self._first_step = time.perf_counter(), self.progress.step
@@ -118,7 +120,7 @@ class Trainer:
         complete = progress.batch >= len(self.run.train)
         last = self._out_of_steps() or (complete and number == training.epochs)
         evaluation = None
-        if training.val_every and (last or number % training.val_every == 0):
+        if self.evaluator is not None and (last or number % training.val_every == 0):
             bar.label(f"validating after epoch {number}")
             evaluation = self.last_evaluation = self.evaluator.run()
         self._record(number, samples_per_second, evaluation)
