@@ -59,7 +59,7 @@ class Folder:
         return str(path)
 
     def dataset(self, *cases: dict, **keys: object) -> CustomDataset:
-        return CustomDataset(self.manifest(*cases), **{"image_size": SIZE, **keys})  # type: ignore[arg-type]
+        return CustomDataset(self.manifest(*cases), **{"image_size": SIZE, "landmarks_space": "voxel", **keys})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -138,6 +138,28 @@ def test_landmarks_follow_their_image(folder, spacing):
         sample = folder.dataset(case, normalize_intensity=False, image_size=(31, 33, 35), spacing=spacing)[0]
         values = sample_at_points(sample["moving"], sample["moving_points"])[:, 0]
         assert values.tolist() == pytest.approx([landmark[axis] for landmark in landmarks], abs=2e-3)
+
+
+@pytest.mark.parametrize("space", ["lps", "ras", "voxel", None])
+def test_landmarks_in_every_space_are_the_same_points(folder, space):
+    """The files' world has x to the right, so that LPS turns two signs; lps is the default."""
+    voxels = np.array([[5.0, 6.0, 7.0], [12.5, 9.25, 8.0]])
+    scale = {"voxel": [1, 1, 1], "ras": [0.5, 1, 2], "lps": [-0.5, -1, 2], None: [-0.5, -1, 2]}[space]
+    points = {f"{side}_landmarks": (voxels * scale).tolist() for side in ("moving", "fixed")}
+    sample = folder.dataset(folder.case(**points), landmarks_space=space)[0]
+    expected = [((z + 0.5) * SIZE[0] / 16, (y + 0.5) * SIZE[1] / 18, (x + 0.5) * SIZE[2] / 20) for x, y, z in voxels]
+    np.testing.assert_allclose(sample["moving_points"], np.array(expected) - 0.5, atol=1e-5)
+
+
+def test_landmarks_outside_their_image_are_counted(folder, caplog):
+    points = {"moving_landmarks": [[5, 6, 7], [9, 9, 9]], "fixed_landmarks": [[5, 6, 7], [9, 30, 8]]}
+    folder.dataset(folder.case(**points))
+    (warning,) = caplog.messages
+    assert "train[0].fixed_landmarks: 1 of 2 landmarks are outside their image; the first is landmark 1" in warning
+    caplog.clear()
+    folder.dataset(folder.case(**points | {"fixed_landmarks": [[5, 6, 7], [9, 9, 9]]}), landmarks_space="lps")
+    assert "2 of 2 landmarks" in caplog.messages[0]
+    assert "All are inside in the space voxel: is that the landmarks_space?" in caplog.messages[-1]
 
 
 def test_masks_keep_their_volume(folder):
@@ -252,8 +274,9 @@ def broken(folder: Folder, what: str) -> dict:
         case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING) * 3)
     elif what == "counts":
         case |= {**points, "fixed_landmarks": [[1, 1, 1], [2, 2, 2]]}
-    elif what == "millimetres":
-        case |= {**points, "moving_landmarks": [[9.0, 30.0, 8.0]]}
+    elif what == "landmark space":
+        (folder.path / "p.csv").write_text("R,A,S\n1,1,1\n")
+        case |= {**points, "moving_landmarks": "p.csv"}
     elif what == "constant":
         case["fixed"] = folder.save("f1.nii.gz", np.ones(FIXED, np.float32))
     elif what == "no hounsfield":
@@ -272,7 +295,7 @@ def broken(folder: Folder, what: str) -> dict:
         ("label place", r"train\[1\].moving_label: .*voxels away from its image"),
         ("label values", r"train\[1\].moving_label: .*values go from 0 to 3; they must be 0 to 1"),
         ("counts", r"train\[1\]: 'moving_landmarks' has 1, 'fixed_landmarks' has 2 points"),
-        ("millimetres", r"train\[1\].moving_landmarks: landmark 0, .* is outside the image"),
+        ("landmark space", r"train\[1\].moving_landmarks: .*p.csv: the file says that its points are in mm, RAS"),
         ("constant", r"train\[1\].fixed: .*f1.nii.gz: all voxels have the value 1"),
         ("no hounsfield", r"train\[1\].moving: .*no contrast in the CT window"),
     ],
@@ -297,6 +320,7 @@ def test_all_faulty_files_are_listed(folder):
         ({"quantile_range": [1, 99]}, "from 0.0 to 1.0"),
         ({"ct_window": [100]}, "ct_window"),
         ({"image_size": [8, 8, 8.5]}, "image_size"),
+        ({"landmarks_space": "world"}, "landmarks_space must be one of lps, ras, voxel"),
     ],
 )
 def test_impossible_values_are_refused(folder, keys, text):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..io.images import VolumeHeader, read_header
-from ..io.landmarks import read_landmarks
+from ..io.landmarks import SPACES, Landmarks, read_landmarks
 from ..io.manifest import Case
+from ..spatial import Grid
+
+logger = logging.getLogger(__name__)
 
 SIDES = ("moving", "fixed")
 
@@ -27,7 +32,7 @@ def at(case: Case, key: str) -> Iterator[None]:
         raise DataError(f"{case.where}.{key}: {error}") from error
 
 
-def check_case(case: Case) -> None:
+def check_case(case: Case, landmarks_space: str | None = None) -> None:
     """Raise a DataError for the first of a case's files that is missing, no volume, or does not fit the others."""
     channels, counts = {}, {}
     for side in SIDES:
@@ -40,28 +45,48 @@ def check_case(case: Case) -> None:
                     channels[key] = _check_overlay(case, key, image)
         if case.has(key := f"{side}_landmarks"):
             with at(case, key):
-                counts[key] = len(checked_landmarks(case, key, image))
+                counts[key] = _check_landmarks(case, key, Grid(image.shape, image.affine), landmarks_space)
     for what, numbers in (("channels", {k: n for k, n in channels.items() if "label" in k}), ("points", counts)):
         if len(set(numbers.values())) > 1:
             given = ", ".join(f"'{key}' has {number}" for key, number in numbers.items())
             raise DataError(f"{case.where}: {given} {what}; they are paired one by one, so both need the same number")
 
 
-def checked_landmarks(case: Case, key: str, image: VolumeHeader) -> NDArray[np.float64]:
-    """Landmarks (N, 3) as voxel indices x, y, z of the image file's array, all inside the image.
+def world_landmarks(case: Case, key: str, image: Grid, space: str | None) -> NDArray[np.float64]:
+    """Landmarks (N, 3) in mm of the world, RAS.
+
+    Args:
+        image: the grid of their image's file.
+        space: the config's ``landmarks_space``, None where it is not set.
 
     Raises:
-        DataError: they cannot be read, or lie outside, as landmarks in mm do.
+        DataError: they cannot be read, or their file contradicts the config.
     """
-    points = read_landmarks(case.landmarks(key))
-    outside = ((points < -0.5) | (points > np.array(image.shape) - 0.5)).any(axis=1)
+    return read_landmarks(case.landmarks(key)).to_world(image, space)
+
+
+def _check_landmarks(case: Case, key: str, image: Grid, space: str | None) -> int:
+    """Read landmarks, warn of those outside their image, and return their number."""
+    landmarks = read_landmarks(case.landmarks(key))
+    outside = ~image.holds(landmarks.to_world(image, space))
     if outside.any():
         number = int(outside.argmax())
-        raise DataError(
-            f"landmark {number}, {points[number].tolist()}, is outside the image of {image.shape} voxels; "
-            f"landmarks are voxel indices (x, y, z) of the image file's array, not mm"
+        logger.warning(
+            "%s.%s: %d of %d landmarks are outside their image; the first is landmark %d, %s, in the space '%s'.%s",
+            *(case.where, key, outside.sum(), len(outside), number, landmarks.points[number].tolist()),
+            *(landmarks.settled_space(space), _better_space(landmarks, image, space)),
         )
-    return points
+    return len(landmarks.points)
+
+
+def _better_space(landmarks: Landmarks, image: Grid, space: str | None) -> str:
+    """Advice: the other spaces in which all landmarks are inside their image."""
+    if landmarks.space in SPACES:
+        return " Their file states this space: is it the file of this image?"
+    fitting = [other for other in SPACES if image.holds(replace(landmarks, space=other).to_world(image)).all()]
+    if not fitting:
+        return " The config's landmarks_space says how they are read."
+    return f" All are inside in the space {' and in '.join(fitting)}: is that the landmarks_space?"
 
 
 def _check_channels(case: Case, key: str, header: VolumeHeader) -> None:

@@ -6,15 +6,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import DataError
-from ..io.images import VolumeHeader, read_volume
+from ..io.images import read_volume
+from ..io.landmarks import check_landmarks_space
 from ..io.manifest import OPTIONAL, Case, each_case, read_manifest
+from ..spatial import Grid
 from . import preprocess
-from .case_checks import SIDES, at, check_case, checked_landmarks
+from .case_checks import SIDES, at, check_case, world_landmarks
 from .utils import Sample, check_image_size, check_split, register_dataset, wrap_index
 
 logger = logging.getLogger(__name__)
@@ -29,8 +32,8 @@ class CustomDataset(Dataset[Sample]):
 
     The manifest is an object with the lists ``train`` and ``val``. A case has ``moving`` and ``fixed`` and, optionally,
     ``moving_label`` and ``fixed_label`` (3-D, or 4-D with one structure per channel, values 0 to 1, on the image's
-    grid), ``moving_mask``, ``fixed_mask``, ``moving_landmarks`` and ``fixed_landmarks`` (voxel indices x, y, z of the
-    image file's array: a list, .npy, .npz, .txt or .csv), ``modality`` and any other metadata. Paths are absolute or
+    grid), ``moving_mask``, ``fixed_mask``, ``moving_landmarks`` and ``fixed_landmarks`` (a list or a file, see
+    :func:`usreg.io.read_landmarks`), ``modality`` and any other metadata. Paths are absolute or
     relative to the manifest.
 
     A sample has, on one grid of ``image_size``, axes z, y, x in the directions of ``orientation``:
@@ -58,6 +61,9 @@ class CustomDataset(Dataset[Sample]):
         quantile_range: quantiles of the intensities that become 0 and 1, for all but CT.
         ct_window: intensities in Hounsfield units that become 0 and 1, for CT.
         default_is_ct: whether cases without a ``modality`` are CT. A case with one is CT where it is "CT" in any case.
+        landmarks_space: space of landmarks that do not state it: ``lps`` (mm, as ITK has them; so where it is missing),
+            ``ras`` (mm, as NIfTI has them) or ``voxel`` (zero-based indices x, y, z of the image file's array). Files
+            that state another space than it are an error where it is given.
         split: the manifest's list: ``"train"``, ``"val"`` or ``"test"``.
 
     Raises:
@@ -75,6 +81,7 @@ class CustomDataset(Dataset[Sample]):
         quantile_range: tuple[float, float] = (0.01, 0.99),
         ct_window: tuple[float, float] = (-1000.0, 1000.0),
         default_is_ct: bool = False,
+        landmarks_space: str | None = None,
         split: str = "train",
     ) -> None:
         self.image_size = check_image_size(image_size)
@@ -84,11 +91,12 @@ class CustomDataset(Dataset[Sample]):
         self.quantile_range = _check_range("quantile_range", quantile_range, 0.0, 1.0)
         self.ct_window = _check_range("ct_window", ct_window, -float("inf"), float("inf"))
         self.default_is_ct = default_is_ct
+        self.landmarks_space = check_landmarks_space(landmarks_space)
         self._cache = SampleCache(_CACHE_BYTES)
         json_path = Path(json_file).expanduser()
         self._cases = read_manifest(json_path, check_split(split))
         self._optional_keys = {key for key in OPTIONAL if any(case.has(key) for case in self._cases)}
-        each_case(json_path, self._cases, check_case)
+        each_case(json_path, self._cases, lambda case: check_case(case, self.landmarks_space))
         logger.info("%s: reading and checking the %d cases of '%s'", json_path, len(self._cases), split)
         each_case(json_path, range(len(self._cases)), self._cached)
 
@@ -160,11 +168,9 @@ class CustomDataset(Dataset[Sample]):
     def _add_points(self, sample: Sample, case: Case, side: str, volume: MetaTensor, image: MetaTensor) -> None:
         key = f"{side}_landmarks"
         if case.has(key):
-            affine = volume.affine.numpy()
-            shape = (volume.shape[1], volume.shape[2], volume.shape[3])
             with at(case, key):
-                points = checked_landmarks(case, key, VolumeHeader(shape, 1, affine))
-            sample[f"{side}_points"] = preprocess.to_grid_points(points, affine, image)
+                points = world_landmarks(case, key, _grid(volume), self.landmarks_space)
+            sample[f"{side}_points"] = torch.from_numpy(_grid(image).to_voxels(points).astype(np.float32))
         elif key in self._optional_keys:
             sample[f"{side}_points"] = torch.zeros(0, 3)
 
@@ -191,6 +197,10 @@ class SampleCache:
 
     def __reduce__(self) -> tuple[type[SampleCache], tuple[int]]:
         return SampleCache, (self._limit,)  # a spawned worker reads what it needs instead of getting everything sent
+
+
+def _grid(volume: MetaTensor) -> Grid:
+    return Grid((volume.shape[1], volume.shape[2], volume.shape[3]), volume.affine.numpy())
 
 
 def _plain(volume: MetaTensor) -> torch.Tensor:

@@ -75,13 +75,6 @@ def grid_spacing(volume: MetaTensor) -> torch.Tensor:
     return torch.as_tensor(affine_to_spacing(volume.affine), dtype=torch.float32)
 
 
-def to_grid_points(points: NDArray[np.float64], file_affine: NDArray[np.float64], volume: MetaTensor) -> torch.Tensor:
-    """Landmarks (N, 3), indices x, y, z of the file's array, in voxels z, y, x of the sample's grid: (N, 3) float32."""
-    to_voxels = np.linalg.inv(volume.affine.numpy()) @ file_affine
-    moved = points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-    return torch.from_numpy(moved.astype(np.float32))
-
-
 def scale_by_quantiles(image: MetaTensor, quantile_range: Sequence[float]) -> MetaTensor:
     """Map the two quantiles of the intensities to 0 and 1 and clip; the whole range where both quantiles are one value.
 
