@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,21 +13,11 @@ from ..io.images import VolumeHeader, read_header
 from ..io.landmarks import SPACES, Landmarks, read_landmarks
 from ..io.manifest import Case
 from ..spatial import Grid
+from .case_files import SIDES, at, header_grid
 
 logger = logging.getLogger(__name__)
 
-SIDES = ("moving", "fixed")
-
 _LARGEST_SHIFT = 0.5  # voxels between an image's and its label's place, by their headers
-
-
-@contextmanager
-def at(case: Case, key: str) -> Iterator[None]:
-    """Put the case and the key of the manifest in front of an error's text."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{case.where}.{key}: {error}") from error
 
 
 def check_case(case: Case, landmarks_space: str | None = None) -> None:
@@ -45,7 +33,7 @@ def check_case(case: Case, landmarks_space: str | None = None) -> None:
                     channels[key] = _check_overlay(case, key, image)
         if case.has(key := f"{side}_landmarks"):
             with at(case, key):
-                counts[key] = _check_landmarks(case, key, Grid(image.shape, image.affine), landmarks_space)
+                counts[key] = _check_landmarks(case, key, header_grid(image), landmarks_space)
     for what, numbers in (("channels", {k: n for k, n in channels.items() if "label" in k}), ("points", counts)):
         if len(set(numbers.values())) > 1:
             given = ", ".join(f"'{key}' has {number}" for key, number in numbers.items())
