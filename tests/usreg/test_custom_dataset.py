@@ -270,12 +270,13 @@ def broken(folder: Folder, what: str) -> dict:
         case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING, 3))
     elif what == "image channels":
         case["moving"] = folder.save("m1.nii.gz", volume((*MOVING, 2), 0))
-    elif what == "label shape":
-        case["moving_label"] = folder.save("ml1.nii.gz", label(FIXED))
+    elif what == "label far away":
+        far = np.array([[1.0, 0, 0, 500], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        case["moving_label"] = folder.save("ml1.nii.gz", label(FIXED), far)
     elif what == "label place":
         case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING), np.eye(4))
     elif what == "label values":
-        case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING) * 3)
+        case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING) * np.float32(1.5))
     elif what == "counts":
         case |= {**points, "fixed_landmarks": [[1, 1, 1], [2, 2, 2]]}
     elif what == "landmark space":
@@ -295,9 +296,9 @@ def broken(folder: Folder, what: str) -> dict:
         ("truncated", r"train\[1\].fixed: .*f1.nii.gz: the voxels cannot be read"),
         ("channels", r"train\[1\]: 'moving_label' has 3, 'fixed_label' has 1 channels"),
         ("image channels", r"train\[1\].moving: .*m1.nii.gz: has 2 channels; one is needed"),
-        ("label shape", r"train\[1\].moving_label: .*its shape is \(13, 15, 11\) and its image's \(20, 18, 16\)"),
+        ("label far away", r"train\[1\].moving_label: .*by its header it lies outside its image"),
         ("label place", r"train\[1\].moving_label: .*voxels away from its image"),
-        ("label values", r"train\[1\].moving_label: .*values go from 0 to 3; they must be 0 to 1"),
+        ("label values", r"train\[1\].moving_label: .*values go from 0 to 1.5; valid are whole numbers"),
         ("counts", r"train\[1\]: 'moving_landmarks' has 1, 'fixed_landmarks' has 2 points"),
         ("landmark space", r"train\[1\].moving_landmarks: .*p.csv: the file says that its points are in mm, RAS"),
         ("constant", r"train\[1\].fixed: .*f1.nii.gz: all voxels have the value 1"),

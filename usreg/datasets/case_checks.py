@@ -30,11 +30,14 @@ def check_case(case: Case, landmarks_space: str | None = None) -> None:
         for key in (f"{side}_label", f"{side}_mask"):
             if case.has(key):
                 with at(case, key):
-                    channels[key] = _check_overlay(case, key, image)
+                    channels[key] = _check_overlay(case, key, header_grid(image))
         if case.has(key := f"{side}_landmarks"):
             with at(case, key):
                 counts[key] = _check_landmarks(case, key, header_grid(image), landmarks_space)
-    for what, numbers in (("channels", {k: n for k, n in channels.items() if "label" in k}), ("points", counts)):
+    for what, numbers in (
+        ("channels", {k: n for k, n in channels.items() if "label" in k and n > 1}),
+        ("points", counts),
+    ):
         if len(set(numbers.values())) > 1:
             given = ", ".join(f"'{key}' has {number}" for key, number in numbers.items())
             raise DataError(f"{case.where}: {given} {what}; they are paired one by one, so both need the same number")
@@ -82,19 +85,24 @@ def _check_channels(case: Case, key: str, header: VolumeHeader) -> None:
         raise DataError(f"{case.files[key]}: has {header.channels} channels; one is needed")
 
 
-def _check_overlay(case: Case, key: str, image: VolumeHeader) -> int:
-    """Check that a label or mask is on its image's grid, and return its number of channels."""
+def _check_overlay(case: Case, key: str, image: Grid) -> int:
+    """Check that a label or mask lies on its image by its own header, and return its number of channels."""
     path = case.files[key]
     header = read_header(path)
     if key.endswith("mask"):
         _check_channels(case, key, header)
-    if header.shape != image.shape:
-        raise DataError(f"{path}: its shape is {header.shape} and its image's {image.shape}; they must be equal")
-    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*image.shape, 1]
-    to_image = np.linalg.inv(image.affine) @ header.affine
-    shift = float(np.abs(corners @ to_image.T - corners).max())
-    if shift > _LARGEST_SHIFT:
-        raise DataError(
-            f"{path}: its header puts it up to {shift:.1f} voxels away from its image; save it with the image's affine"
-        )
+    own = header_grid(header)
+    if not own.overlap(image):
+        raise DataError(f"{path}: by its header it lies outside its image; save it with the affine of its own grid")
+    if header.shape == image.size and (shift := _shift(own, image)) > _LARGEST_SHIFT:
+        what = f"its header puts it up to {shift:.1f} voxels away from its image, which has as many voxels"
+        if np.array_equal(own.affine, np.eye(4)):
+            raise DataError(f"{path}: {what}, and says nothing but 1 mm; save it with the image's affine")
+        logger.warning("%s.%s: %s: %s; the header is believed", case.where, key, path, what)
     return header.channels
+
+
+def _shift(grid: Grid, image: Grid) -> float:
+    """Voxels of the image between the corners of two boxes, whatever the order of their axes."""
+    corners = grid.reoriented(image.orientation).corners
+    return float(np.abs(image.to_voxels(corners) - image.to_voxels(image.corners)).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from . import custom_options as options
 from .case_checks import check_case, world_landmarks
 from .case_files import SIDES, CaseFiles, at
 from .intensities import IntensityRule, note_shared_modality
+from .labels import LabelMap, load_labels, load_mask
 from .sample_cache import SampleCache
-from .sample_grids import GridRule, boxes_apart, describe_boxes, image_on, inside, overlay_on
+from .sample_grids import GridRule, boxes_apart, describe_boxes, image_on, inside
 from .utils import Sample, check_image_size, check_split, register_dataset, wrap_index
 
 logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2 * 1024**3
-_TOLERANCE = 1e-3  # of label values beyond [0, 1]
 
 
 @register_dataset("custom_dataset")
@@ -33,10 +34,11 @@ class CustomDataset(Dataset[Sample]):
     """Pairs of volumes from files; moving and fixed may differ in size, spacing and orientation.
 
     The manifest is an object with the lists ``train`` and ``val``. A case has ``moving`` and ``fixed`` and, optionally,
-    ``moving_label`` and ``fixed_label`` (3-D, or 4-D with one structure per channel, values 0 to 1), ``moving_mask``,
-    ``fixed_mask``, ``moving_landmarks`` and ``fixed_landmarks`` (a list or a file, see
-    :func:`usreg.io.read_landmarks`), ``modality`` or ``moving_modality`` and ``fixed_modality``, and any other
-    metadata. Paths are absolute or relative to the manifest. Every volume lies where its own header puts it.
+    ``moving_label`` and ``fixed_label`` (a map of the whole numbers 0 to N, a mask, or 4-D with one structure per
+    channel, values 0 to 1 or 0 and 255), ``moving_mask``, ``fixed_mask`` (above 0 is inside), ``moving_landmarks`` and
+    ``fixed_landmarks`` (a list or a file, see :func:`usreg.io.read_landmarks`), ``modality`` or
+    ``moving_modality`` and ``fixed_modality``, and any other metadata. Paths are absolute or relative to the manifest.
+    Every volume lies where its own header puts it.
 
     The two images of a sample have ``image_size`` voxels, axes z, y, x in the directions of ``orientation``. With
     ``align_shared_grid`` both lie on one grid in the world; without it each image has a grid of its own: the box of its
@@ -45,9 +47,9 @@ class CustomDataset(Dataset[Sample]):
     A sample has
 
     - ``moving``, ``fixed`` (1, D, H, W) float32, in [0, 1] unless ``normalize_intensity`` is false
-    - ``moving_label``, ``fixed_label`` (L, D, H, W): the fraction of each voxel inside the structure, from trilinear
-      sampling, or 0 and 1 on a shared grid; what exceeds 0.5 is the mask. A case without labels gets one all-zero
-      channel, which counts as absent
+    - ``moving_label``, ``fixed_label`` (L, D, H, W), one channel per structure: 0 and 1, of the nearest voxel, for maps
+      and on a shared grid; else the fraction of each voxel inside the structure, from trilinear sampling. What exceeds
+      0.5 is the mask. A case without labels gets one all-zero channel, which counts as absent
     - ``moving_mask``, ``fixed_mask`` (1, D, H, W), 0 or 1, 0 outside the file; a case without has 1 inside
     - ``moving_points``, ``fixed_points`` (N, 3) voxels z, y, x; N is 0 for a case without
     - ``affine``, ``moving_affine`` (4, 4): from voxels z, y, x of the fixed and of the moving image to mm in the world,
@@ -77,6 +79,7 @@ class CustomDataset(Dataset[Sample]):
         landmarks_space: space of landmarks that do not state it: ``lps`` (mm, as ITK has them; so where it is missing),
             ``ras`` (mm, as NIfTI has them) or ``voxel`` (zero-based indices x, y, z of the image file's array). Files
             that state another space than it are an error where it is given.
+        labels: the values of maps that become channels, in this order; None: 1, 2, ... up to the largest of the case.
         preprocess_style: ``multigradicon``, the only one: what is described here.
         roi_from_labels, roi_margin, roi_reference, intensity_lower, intensity_upper, intensity_clip: of older files;
             they do nothing, which the log says once.
@@ -101,6 +104,7 @@ class CustomDataset(Dataset[Sample]):
         ct_window: tuple[float, float] = (-1000.0, 1000.0),
         default_is_ct: bool = False,
         landmarks_space: str | None = None,
+        labels: Sequence[int] | None = None,
         preprocess_style: str = "multigradicon",
         split: str = "train",
         *,
@@ -138,7 +142,9 @@ class CustomDataset(Dataset[Sample]):
         if normalize_intensity:
             self.intensity_rule = IntensityRule(quantiles, window, default_is_ct)
         self.landmarks_space = check_landmarks_space(landmarks_space)
+        self.labels = options.check_labels(labels)
         self._cache = SampleCache(_CACHE_BYTES)
+        self._said: set[str] = set()
         self._prepare(Path(json_file).expanduser(), check_split(split))
 
     def _prepare(self, json_path: Path, split: str) -> None:
@@ -159,7 +165,7 @@ class CustomDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._cached(wrap_index(index, len(self)))
-        return {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in sample.items()}
+        return {key: _own(value) for key, value in sample.items()}
 
     def _cached(self, index: int) -> Sample:
         sample = self._cache.get(index)
@@ -197,9 +203,9 @@ class CustomDataset(Dataset[Sample]):
             prefix = "" if side == "fixed" else "moving_"
             sample[f"{prefix}affine"] = torch.from_numpy(grid.affine.astype(np.float32))
             sample[f"{prefix}spacing"] = torch.from_numpy(grid.spacing.astype(np.float32))
-            self._add_label(sample, files, f"{side}_label", grid)
             self._add_mask(sample, files, side, grid)
             self._add_points(sample, files, side, grid)
+        self._add_labels(sample, files, grids)
         return sample | {"case": case.name, "metadata": dict(case.metadata)}
 
     def _add_image(self, sample: Sample, files: CaseFiles, side: str, grid: Grid) -> None:
@@ -210,28 +216,26 @@ class CustomDataset(Dataset[Sample]):
                 image = self.intensity_rule.scaled(image, files.case, side, inside(source, grid))
         sample[side] = image
 
-    def _overlay(self, files: CaseFiles, key: str, grid: Grid) -> torch.Tensor:
-        """A label or mask on the sample's grid, (L, D, H, W) in [0, 1]."""
-        volume, source = files.volume(key)
-        low, high = float(volume.min()), float(volume.max())
-        if low < -_TOLERANCE or high > 1 + _TOLERANCE:
-            with at(files.case, key):
-                raise DataError(
-                    f"{files.case.files[key]}: its values go from {low:g} to {high:g}; they must be 0 to 1, "
-                    f"with one structure per channel (fourth array axis)"
-                )
-        return overlay_on(volume, source, grid, nearest=self.shared).clamp(0, 1)
+    def _add_labels(self, sample: Sample, files: CaseFiles, grids: Mapping[str, Grid]) -> None:
+        keys = [f"{side}_label" for side in grids]
+        if all(map(files.case.has, keys)):
+            found, remarks = load_labels(files, grids, self.labels, nearest=self.shared)
+            sample |= found
+            for remark in remarks:
+                self._say(remark)
+        elif not self._optional_keys.isdisjoint(keys):
+            sample |= {key: torch.zeros(1, *self.image_size) for key in keys}
 
-    def _add_label(self, sample: Sample, files: CaseFiles, key: str, grid: Grid) -> None:
-        if files.case.has(key):
-            sample[key] = self._overlay(files, key, grid)
-        elif key in self._optional_keys:
-            sample[key] = torch.zeros(1, *self.image_size)
+    def _say(self, remark: str) -> None:
+        """Warn once of what is found in the voxels: a case whose sample is not kept is read again and again."""
+        if remark not in self._said:
+            self._said.add(remark)
+            logger.warning("%s", remark)
 
     def _add_mask(self, sample: Sample, files: CaseFiles, side: str, grid: Grid) -> None:
         key = f"{side}_mask"
         if files.case.has(key):
-            sample[key] = (self._overlay(files, key, grid) > 0.5).float()
+            sample[key] = load_mask(files, key, grid, nearest=self.shared)
         elif key in self._optional_keys:
             there = inside(files.grid(side), grid)
             sample[key] = torch.ones(1, *self.image_size) if there is None else there[None].float()
@@ -244,3 +248,10 @@ class CustomDataset(Dataset[Sample]):
             sample[f"{side}_points"] = torch.from_numpy(grid.to_voxels(points).astype(np.float32))
         elif key in self._optional_keys:
             sample[f"{side}_points"] = torch.zeros(0, 3)
+
+
+def _own(value: Any) -> Any:
+    """What a caller may change: channels of a map, a copy of a tensor."""
+    if isinstance(value, LabelMap):
+        return value.one_hot()
+    return value.clone() if isinstance(value, torch.Tensor) else value

@@ -39,6 +39,17 @@ def check_spacing(spacing: Sequence[float] | None) -> tuple[float, float, float]
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
+def check_labels(labels: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return different whole numbers above 0, or None, or raise a ValueError."""
+    if labels is None:
+        return None
+    numbers = tuple(labels)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
+    if not numbers or not whole or len(set(numbers)) < len(numbers):
+        raise ValueError(f"labels must be different whole numbers above 0, the values of the maps, not {list(labels)}")
+    return numbers
+
+
 def check_alignment(reference: str, margin: float) -> None:
     """Raise a ValueError unless the reference is a key of a volume and the margin a length."""
     if reference not in VOLUMES:
