@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
-from usreg.datasets import build_dataset, case_files, collate, custom
+from usreg.datasets import build_dataset, case_files, collate, custom, custom_options
 from usreg.datasets.custom import CustomDataset
 from usreg.datasets.sample_cache import SampleCache
 from usreg.errors import DataError, UsageError
@@ -350,3 +350,31 @@ def test_real_prostate_pairs():
     table = MetricTable()
     table.update("identity", evaluate_metrics(identity_inputs(collate([data[i] for i in range(len(data))]))))
     assert table.means("identity")["dice_label0"] == pytest.approx(0.58, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("keys", "ct"),
+    [
+        ({"moving_modality": "CT", "fixed_modality": "US"}, {"moving": True, "fixed": False}),
+        ({"modality": "MR", "fixed_modality": "low-dose ct"}, {"moving": False, "fixed": True}),
+        ({"modality": "CT-US", "fixed_modality": "US"}, {"moving": True, "fixed": False}),
+        ({"modality": "ct_to_us"}, {"moving": True, "fixed": True}),
+    ],
+)
+def test_each_image_has_its_modality(folder, caplog, keys, ct):
+    hounsfield = np.linspace(-2000, 2000, np.prod(MOVING)).reshape(MOVING).astype(np.float32)
+    case = {"moving": folder.save("m.nii.gz", hounsfield), "fixed": folder.save("f.nii.gz", hounsfield), **keys}
+    sample = folder.dataset(case, ct_window=[0, 100])[0]
+    for side, is_ct in ct.items():
+        assert (0.4 < float((sample[side] == 1).float().mean()) < 0.6) == is_ct
+    assert ("counts as CT for both images" in caplog.text) == (keys.get("modality") == "ct_to_us")
+
+
+def test_keys_of_older_files_are_said_once_to_do_nothing(folder, caplog):
+    custom_options._note_once.cache_clear()
+    for _ in range(2):
+        folder.dataset(folder.case(), roi_margin=3, intensity_clip=False, preprocess_style="multigradicon")
+    (text,) = (text for text in caplog.messages if "do nothing" in text)
+    assert "roi_margin, intensity_clip of older files do nothing" in text
+    with pytest.raises(ValueError, match="preprocess_style must be multigradicon, not 'unigradicon'"):
+        folder.dataset(folder.case(), preprocess_style="unigradicon")

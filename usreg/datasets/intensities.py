@@ -65,7 +65,7 @@ def note_shared_modality(cases: Sequence[Case]) -> None:
         for case in cases
         if "ct" in (modality := (case.modality or "").strip().lower())
         and modality != "ct"
-        and not all(key in case.metadata for key in keys)
+        and not any(key in case.metadata for key in keys)
     ]
     if doubtful:
         first = doubtful[0]
