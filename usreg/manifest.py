@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--header", choices=("sform", "qform"), help="as the key of the dataset")
     check.add_argument("--nan", choices=("error", "fill", "mask"), default="error", help="as the key of the dataset")
     check.add_argument(
-        "--landmarks-space", choices=("voxel", "lps", "ras"), default="voxel", help="of the landmarks (default voxel)"
+        "--landmarks-space", choices=("lps", "ras", "voxel"), help="of landmarks that do not state it (default lps)"
     )
     return parser
 

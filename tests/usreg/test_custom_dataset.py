@@ -11,8 +11,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
-from usreg.datasets import build_dataset, collate, custom, reading
-from usreg.datasets.custom import CustomDataset, SampleCache
+from usreg.datasets import build_dataset, collate, custom, custom_options, reading
+from usreg.datasets.custom import CustomDataset
+from usreg.datasets.sample_cache import SampleCache
 from usreg.errors import DataError, UsageError
 from usreg.metrics import MetricTable, evaluate_metrics, identity_inputs
 from usreg.metrics.landmarks import sample_at_points
@@ -59,7 +60,7 @@ class Folder:
         return str(path)
 
     def dataset(self, *cases: dict, **keys: object) -> CustomDataset:
-        return CustomDataset(self.manifest(*cases), **{"image_size": SIZE, **keys})  # type: ignore[arg-type]
+        return CustomDataset(self.manifest(*cases), **{"image_size": SIZE, "landmarks_space": "voxel", **keys})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -87,6 +88,8 @@ def test_sample_has_the_documented_contents(folder):
         "fixed_points": (1, 3),
         "spacing": (3,),
         "moving_spacing": (3,),
+        "affine": (4, 4),
+        "moving_affine": (4, 4),
     }
     assert all(type(value) is torch.Tensor for value in sample.values() if isinstance(value, torch.Tensor))
     assert all(sample[key].dtype == torch.float32 for key in shapes)
@@ -138,6 +141,28 @@ def test_landmarks_follow_their_image(folder, spacing):
         sample = folder.dataset(case, normalize_intensity=False, image_size=(31, 33, 35), spacing=spacing)[0]
         values = sample_at_points(sample["moving"], sample["moving_points"])[:, 0]
         assert values.tolist() == pytest.approx([landmark[axis] for landmark in landmarks], abs=2e-3)
+
+
+@pytest.mark.parametrize("space", ["lps", "ras", "voxel", None])
+def test_landmarks_in_every_space_are_the_same_points(folder, space):
+    """The files' world has x to the right, so that LPS turns two signs; lps is the default."""
+    voxels = np.array([[5.0, 6.0, 7.0], [12.5, 9.25, 8.0]])
+    scale = {"voxel": [1, 1, 1], "ras": [0.5, 1, 2], "lps": [-0.5, -1, 2], None: [-0.5, -1, 2]}[space]
+    points = {f"{side}_landmarks": (voxels * scale).tolist() for side in ("moving", "fixed")}
+    sample = folder.dataset(folder.case(**points), landmarks_space=space)[0]
+    expected = [((z + 0.5) * SIZE[0] / 16, (y + 0.5) * SIZE[1] / 18, (x + 0.5) * SIZE[2] / 20) for x, y, z in voxels]
+    np.testing.assert_allclose(sample["moving_points"], np.array(expected) - 0.5, atol=1e-5)
+
+
+def test_landmarks_outside_their_image_are_counted(folder, caplog):
+    points = {"moving_landmarks": [[5, 6, 7], [9, 9, 9]], "fixed_landmarks": [[5, 6, 7], [9, 30, 8]]}
+    folder.dataset(folder.case(**points))
+    (warning,) = (text for text in caplog.messages if "landmarks" in text)
+    assert "train[0].fixed_landmarks: 1 of 2 landmarks are outside their image; the first is landmark 1" in warning
+    caplog.clear()
+    folder.dataset(folder.case(**points | {"fixed_landmarks": [[5, 6, 7], [9, 9, 9]]}), landmarks_space="lps")
+    assert "2 of 2 landmarks" in caplog.text
+    assert "All are inside in the space voxel: is that the landmarks_space?" in caplog.text
 
 
 def test_masks_keep_their_volume(folder):
@@ -220,11 +245,12 @@ def test_cache_is_bounded_and_not_sent_to_workers():
     assert kind(*arguments).get(0) is None
 
 
-def test_construction_reads_every_file_once(folder, monkeypatch):
+@pytest.mark.parametrize("shared", [False, True])
+def test_construction_reads_every_file_once(folder, monkeypatch, shared):
     read = []
     original = reading.read_volume
     monkeypatch.setattr(reading, "read_volume", lambda path, *a, **k: read.append(path.name) or original(path, *a, **k))
-    data = folder.dataset(folder.case(0, channels=1), folder.case(1, channels=1))
+    data = folder.dataset(folder.case(0, channels=1), folder.case(1, channels=1), align_shared_grid=shared)
     assert sorted(read) == sorted({*read})
     assert len(read) == 8
     assert [data[i]["case"] for i in (0, 1)] == ["train[0]", "train[1]"]
@@ -244,16 +270,18 @@ def broken(folder: Folder, what: str) -> dict:
         case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING, 3))
     elif what == "image channels":
         case["moving"] = folder.save("m1.nii.gz", volume((*MOVING, 2), 0))
-    elif what == "label shape":
-        case["moving_label"] = folder.save("ml1.nii.gz", label(FIXED))
+    elif what == "label far away":
+        far = np.array([[1.0, 0, 0, 500], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        case["moving_label"] = folder.save("ml1.nii.gz", label(FIXED), far)
     elif what == "label place":
         case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING), np.eye(4))
     elif what == "label values":
-        case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING) * 3)
+        case["moving_label"] = folder.save("ml1.nii.gz", label(MOVING) * np.float32(1.5))
     elif what == "counts":
         case |= {**points, "fixed_landmarks": [[1, 1, 1], [2, 2, 2]]}
-    elif what == "millimetres":
-        case |= {**points, "moving_landmarks": [[9.0, 30.0, 8.0]]}
+    elif what == "landmark space":
+        (folder.path / "p.csv").write_text("R,A,S\n1,1,1\n")
+        case |= {**points, "moving_landmarks": "p.csv"}
     elif what == "constant":
         case["fixed"] = folder.save("f1.nii.gz", np.ones(FIXED, np.float32))
     elif what == "no hounsfield":
@@ -268,11 +296,11 @@ def broken(folder: Folder, what: str) -> dict:
         ("truncated", r"train\[1\].fixed: .*f1.nii.gz: the voxels cannot be read"),
         ("channels", r"train\[1\]: 'moving_label' has 3, 'fixed_label' has 1 channels"),
         ("image channels", r"train\[1\].moving: .*m1.nii.gz: has 2 channels; one is needed"),
-        ("label shape", r"train\[1\].moving_label: .*its shape is \(13, 15, 11\) and its image's \(20, 18, 16\)"),
+        ("label far away", r"train\[1\].moving_label: .*by its header it lies outside its image"),
         ("label place", r"train\[1\].moving_label: .*voxels away from its image"),
-        ("label values", r"train\[1\].moving_label: .*values go from 0 to 3; they must be 0 to 1"),
+        ("label values", r"train\[1\].moving_label: .*values go from 0 to 1.5; valid are whole numbers"),
         ("counts", r"train\[1\]: 'moving_landmarks' has 1, 'fixed_landmarks' has 2 points"),
-        ("millimetres", r"train\[1\].moving_landmarks: landmark 0, .* is outside the image"),
+        ("landmark space", r"train\[1\].moving_landmarks: .*p.csv: the file says that its points are in mm, RAS"),
         ("constant", r"train\[1\].fixed: .*f1.nii.gz: all voxels have the value 1"),
         ("no hounsfield", r"train\[1\].moving: .*no contrast in the CT window"),
     ],
@@ -297,6 +325,7 @@ def test_all_faulty_files_are_listed(folder):
         ({"quantile_range": [1, 99]}, "from 0.0 to 1.0"),
         ({"ct_window": [100]}, "ct_window"),
         ({"image_size": [8, 8, 8.5]}, "image_size"),
+        ({"landmarks_space": "world"}, "landmarks_space must be one of lps, ras, voxel"),
     ],
 )
 def test_impossible_values_are_refused(folder, keys, text):
@@ -321,3 +350,31 @@ def test_real_prostate_pairs():
     table = MetricTable()
     table.update("identity", evaluate_metrics(identity_inputs(collate([data[i] for i in range(len(data))]))))
     assert table.means("identity")["dice_label0"] == pytest.approx(0.58, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("keys", "ct"),
+    [
+        ({"moving_modality": "CT", "fixed_modality": "US"}, {"moving": True, "fixed": False}),
+        ({"modality": "MR", "fixed_modality": "low-dose ct"}, {"moving": False, "fixed": True}),
+        ({"modality": "CT-US", "fixed_modality": "US"}, {"moving": True, "fixed": False}),
+        ({"modality": "ct_to_us"}, {"moving": True, "fixed": True}),
+    ],
+)
+def test_each_image_has_its_modality(folder, caplog, keys, ct):
+    hounsfield = np.linspace(-2000, 2000, np.prod(MOVING)).reshape(MOVING).astype(np.float32)
+    case = {"moving": folder.save("m.nii.gz", hounsfield), "fixed": folder.save("f.nii.gz", hounsfield), **keys}
+    sample = folder.dataset(case, ct_window=[0, 100])[0]
+    for side, is_ct in ct.items():
+        assert (0.4 < float((sample[side] == 1).float().mean()) < 0.6) == is_ct
+    assert ("counts as CT for both images" in caplog.text) == (keys.get("modality") == "ct_to_us")
+
+
+def test_keys_of_older_files_are_said_once_to_do_nothing(folder, caplog):
+    custom_options._note_once.cache_clear()
+    for _ in range(2):
+        folder.dataset(folder.case(), roi_margin=3, intensity_clip=False, preprocess_style="multigradicon")
+    (text,) = (text for text in caplog.messages if "do nothing" in text)
+    assert "roi_margin, intensity_clip of older files do nothing" in text
+    with pytest.raises(ValueError, match="preprocess_style must be multigradicon, not 'unigradicon'"):
+        folder.dataset(folder.case(), preprocess_style="unigradicon")

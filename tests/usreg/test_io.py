@@ -126,17 +126,17 @@ def write_landmarks(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", [".npy", ".npz", ".txt", ".csv"])
 def test_landmark_files(tmp_path, kind):
-    np.testing.assert_array_equal(read_landmarks(write_landmarks(tmp_path, kind)), POINTS)
+    np.testing.assert_array_equal(read_landmarks(write_landmarks(tmp_path, kind)).points, POINTS)
 
 
 @pytest.mark.parametrize("text", ["1,2,3\n4.5,5,6\n", "i,j,k\n1,2,3\n4.5,5,6\n"])
 def test_csv_with_three_columns(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
-    np.testing.assert_array_equal(read_landmarks(tmp_path / "p.csv"), POINTS)
+    np.testing.assert_array_equal(read_landmarks(tmp_path / "p.csv").points, POINTS)
 
 
 def test_landmark_lists():
-    np.testing.assert_array_equal(read_landmarks(POINTS), POINTS)
+    np.testing.assert_array_equal(read_landmarks(POINTS).points, POINTS)
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,18 @@ def test_defaults_are_those_of_the_reference() -> None:
         "lncc": lncc,
         "lncc_dvf": {**dvf, "smooth_weight": 0.0},
         "lncc_smooth": {**lncc, "smooth_weight": 0.01, "penalty": "l2", "spacing": None},
-        "lncc_dice": {**lncc, "dice_weight": 1.0, "image_weight": 1.0, "smooth_weight": 0.0},
+        "lncc_dice": {
+            **lncc,
+            "dice_weight": 1.0,
+            "image_weight": 1.0,
+            "smooth_weight": 0.0,
+            "lncc_weight": None,
+            "include_background": True,
+            "dice_smooth_nr": 1e-5,
+            "dice_smooth_dr": 1e-5,
+            "label_warp_mode": "bilinear",
+            "label_warp_padding_mode": "border",
+        },
         "dice_smooth": {"dice_weight": 1.0, "smooth_weight": 0.01, "epsilon": 1e-5},
         "mse": {},
     }
@@ -278,6 +289,29 @@ def test_dice_without_any_structure_is_zero_and_differentiable() -> None:
     dice.backward()
 
 
+def test_keys_of_the_dice_term(caplog) -> None:
+    given = inputs()
+    pair = given["warped_label"][:, 1], given["fixed_label"][:, 1]
+    keys = {"lncc_weight": 0.0, "dice_smooth_nr": 0.5, "dice_smooth_dr": 2.0, "include_background": False}
+    loss = build_loss({"name": "lncc_dice", "params": keys})
+    dice = [(2 * (p * t).sum() + 0.5) / (p.sum() + t.sum() + 2.0) for p, t in zip(*pair, strict=True)]
+    torch.testing.assert_close(call(loss, given), 1 - torch.stack(dice).mean())
+    single = {key: value[:, :1] if "label" in key else value for key, value in given.items()}
+    assert call(loss, single) != 0  # the only channel is no background
+    assert not caplog.records
+    build_loss({"name": "lncc_dice", "label_warp_mode": "nearest"})
+    assert "nearest has no gradient" in caplog.text
+
+
+def test_warped_moving_label_is_another_name() -> None:
+    given = inputs()
+    loss = build_loss({"name": "lncc_dice"})
+    other = {"warped_moving_label": given["warped_label"], "moving_label": given["fixed_label"]}
+    torch.testing.assert_close(
+        loss(given["warped"], given["fixed"], fixed_label=given["fixed_label"], **other), call(loss, given)
+    )
+
+
 def test_dice_needs_labels_and_says_which_keys() -> None:
     warped, fixed = volumes()
     loss = build_loss({"name": "lncc_dice"})
@@ -304,6 +338,13 @@ def test_dice_needs_labels_and_says_which_keys() -> None:
         ({"name": "lncc_smooth", "penalty": "l3"}, "loss 'lncc_smooth': .*penalty"),
         ({"name": "lncc_smooth", "spacing": [1.0, 0.0, 1.0]}, "loss 'lncc_smooth': .*spacing"),
         ({"name": "lncc_dice", "dice_weight": -1.0}, "dice_weight is"),
+        ({"name": "lncc_dice", "dice_smooth_dr": -1.0}, "dice_smooth_dr is"),
+        (
+            {"name": "lncc_dice", "lncc_weight": 0.5, "image_weight": 0.3},
+            "lncc_weight 0.5 and image_weight 0.3 name",
+        ),
+        ({"name": "lncc_dice", "label_warp_mode": "cubic"}, "the warp mode is 'cubic'"),
+        ({"name": "lncc_dice", "label_warp_padding_mode": "wrap"}, "the warp padding mode is 'wrap'"),
         ({"name": "dice_smooth", "dice_weight": -1.0}, "dice_weight is"),
         ({"name": "lncc", "kernel_size": "nine"}, "loss 'lncc': "),
     ],

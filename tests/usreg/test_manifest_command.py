@@ -168,13 +168,13 @@ def good_case(folder: Path, number: int, shift: float = 0.0) -> dict:
 
 def test_check_measures_each_case(tmp_path, capsys):
     path = manifest(tmp_path, train=[good_case(tmp_path, 1)], val=[good_case(tmp_path, 2, shift=4.0)])
-    same, shifted = check_manifest(path)
+    same, shifted = check_manifest(path, landmarks_space="voxel")
     assert (same.distance, same.overlap, same.dice, same.stretched_dice, same.tre) == (0, 1, 1, 1, 0)
     assert (shifted.distance, shifted.overlap) == (4.0, pytest.approx(10 / 12, abs=0.05))
     assert (shifted.dice, shifted.stretched_dice, shifted.tre) == (0.5, 1, 4.0)  # 2 of 4 voxels; headers ignored; mm
     assert shifted.labels == {"moving_label": 1, "fixed_label": 1}
     assert not same.problems + same.doubts + shifted.problems + shifted.doubts
-    assert main(["check", str(path)]) == 0
+    assert main(["check", str(path), "--landmarks-space", "voxel"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("patient 2"))
     for cell in ("val", "12 x 10 x 8, 2 mm, RAS", "4.0 mm", "1/1", "0.500", "1.000", "4.00 mm"):
         assert cell in row

@@ -163,6 +163,43 @@ def test_absent_labels_have_no_value():
     assert values["hd95"][0].tolist() == pytest.approx([0, math.nan, math.nan, math.nan], nan_ok=True)
 
 
+SHEARED = torch.tensor([[0, 0.3, 0.5, 7], [0, 1.5, 0.1, -3], [2, 0, 0.2, 4], [0, 0, 0, 1.0]])
+
+
+def test_distances_in_mm_follow_an_oblique_and_sheared_affine():
+    moved = torch.tensor([1.0, 2.0, -1.0])
+    points = [torch.tensor([[3.0, 4, 5], [2, 2, 2]])]
+    other = SHEARED * torch.tensor([2.0, 1, 1, 1]).reshape(4, 1)
+    inputs = {"ddf": torch.zeros(1, 3, *SIZE), "fixed_points": points, "moving_points": [points[0] + moved]}
+    inputs["spacing"] = torch.ones(1, 3)
+    for affines, used in (
+        ({"affine": SHEARED[None]}, SHEARED),
+        ({"affine": SHEARED[None], "moving_affine": other[None]}, other),
+    ):
+        expected = float((used[:3, :3] @ moved).norm())
+        assert evaluate_metrics(inputs | affines)["tre"].tolist() == pytest.approx([expected])
+
+
+def test_hd95_of_a_sheared_grid():
+    """Two single voxels are as far apart as their centres in the world."""
+    warped, fixed = cube((2, 2, 2), 1), cube((4, 5, 3), 1)
+    distance = float((SHEARED[:3, :3] @ torch.tensor([2.0, 3, 1])).norm())
+    values = evaluate_metrics({"warped_label": warped, "fixed_label": fixed, "affine": SHEARED[None]})
+    assert float(values["hd95"]) == pytest.approx(distance)
+
+
+def test_hd95_of_an_oblique_grid_is_that_of_its_spacing():
+    turn = torch.tensor([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+    affine = torch.eye(4)
+    affine[:3, :3] = turn @ torch.diag(torch.tensor([2.0, 1.0, 0.5]))
+    labels = {"warped_label": cube((2, 2, 2), 4), "fixed_label": cube((3, 4, 1), 4)}
+    by_spacing = evaluate_metrics(labels | {"spacing": torch.tensor([[2.0, 1.0, 0.5]])})["hd95"]
+    torch.testing.assert_close(evaluate_metrics(labels | {"affine": affine[None]})["hd95"], by_spacing)
+    affine[0, 1] += 1e-3  # enough for the other way of computing it
+    found = evaluate_metrics(labels | {"affine": affine[None]})["hd95"]
+    torch.testing.assert_close(found, by_spacing, atol=1e-2, rtol=0)
+
+
 def test_the_true_field_beats_the_identity(batch):
     truth = evaluate_metrics(model_inputs(batch, batch["fixed"], batch["dvf"]))
     identity = evaluate_metrics(identity_inputs(batch))

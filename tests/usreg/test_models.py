@@ -11,7 +11,7 @@ import torch
 from usreg.errors import ConfigError
 from usreg.models import MODEL_REGISTRY, RegistrationModel, build_model, register_model, warp
 from usreg.models.base import padded_size
-from usreg.models.voxelmorph import integrate
+from usreg.models.voxelmorph import integrate, rescaled
 
 TINY: dict[str, dict[str, Any]] = {
     "globalnet3d": {"num_channel_initial": 2, "depth": 2},
@@ -178,6 +178,13 @@ def test_transmorph_checkpointing_changes_no_gradient() -> None:
     [
         ("localnet3d", {"in_channels": 1}, "in_channels is 1; it must be 2"),
         ("localnet3d", {"depth": 0}, "depth is 0; it must be 1 or more"),
+        ("localnet3d", {"out_channels": 2}, "out_channels is 2; it must be 3"),
+        ("localnet3d", {"extract_levels": [0, 0]}, "extract_levels is .* different whole numbers"),
+        ("localnet3d", {"extract_levels": []}, "extract_levels is .* different whole numbers"),
+        ("localnet3d", {"depth": 2, "extract_levels": [0, 4]}, "depth is 2 and the largest of extract_levels 4"),
+        ("voxelmorph3d", {"in_channels": 1}, "in_channels is 1; it must be 2"),
+        ("voxelmorph3d", {"channels": [4, 8, 8]}, "channels is .* pairs"),
+        ("voxelmorph3d", {"final_conv_channels": [0]}, "channels is 0"),
         ("globalnet3d", {"num_channel_initial": 0}, "num_channel_initial is 0"),
         ("unetreg3d", {"out_channels": 2}, "out_channels is 2; it must be 3"),
         ("unetreg3d", {"channels": [4, 8], "strides": [2, 2]}, "one stride fewer than levels"),
@@ -197,7 +204,15 @@ def test_defaults_are_those_of_the_reference() -> None:
     warp_keys = {"warp_mode": "bilinear", "warp_padding_mode": "border"}
     reference: dict[str, dict[str, Any]] = {
         "globalnet3d": {"num_channel_initial": 16, "depth": 3},
-        "localnet3d": {"num_channel_initial": 16, "depth": 3, "in_channels": 2},
+        "localnet3d": {
+            "num_channel_initial": 16,
+            "depth": 3,
+            "in_channels": 2,
+            "extract_levels": None,
+            "out_channels": 3,
+            "pooling": True,
+            "concat_skip": False,
+        },
         "unetreg3d": {
             "in_channels": 2,
             "out_channels": 3,
@@ -205,7 +220,14 @@ def test_defaults_are_those_of_the_reference() -> None:
             "strides": (2, 2, 2, 2),
             "num_res_units": 2,
         },
-        "voxelmorph3d": {"integration_steps": 7},
+        "voxelmorph3d": {
+            "in_channels": 2,
+            "unet_out_channels": 32,
+            "channels": (16, 32, 32, 32, 32, 32),
+            "final_conv_channels": (16, 16),
+            "integration_steps": 7,
+            "half_res": False,
+        },
         "transmorph3d": {
             "feature_size": 48,
             "depths": (2, 2, 2, 2),
@@ -220,6 +242,47 @@ def test_defaults_are_those_of_the_reference() -> None:
     for name, defaults in reference.items():
         parameters = MODEL_REGISTRY.accepted(name).parameters
         assert {key: p.default for key, p in parameters.items() if key != "image_size"} == {**defaults, **warp_keys}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("localnet3d", {"extract_levels": [0, 2]}),
+        ("localnet3d", {"pooling": False}),
+        ("localnet3d", {"concat_skip": True}),
+        ("voxelmorph3d", {"channels": [4, 6], "unet_out_channels": 5, "final_conv_channels": [4]}),
+        ("voxelmorph3d", {"channels": [4] * 8, "unet_out_channels": 5, "final_conv_channels": []}),
+        ("voxelmorph3d", {"half_res": True}),
+    ],
+)
+@pytest.mark.parametrize("size", [(16, 16, 16), ODD_SIZE])
+def test_keys_of_the_networks(name: str, keys: dict[str, Any], size: tuple[int, ...]) -> None:
+    model = tiny(name, size, **keys)
+    moving, fixed = pair(size)
+    assert not model(moving, fixed)[1].any()
+    perturb(model, name)
+    warped, ddf = model(moving, fixed)
+    assert ddf.shape == (1, 3, *size)
+    assert ddf.any()
+    assert warped.isfinite().all()
+
+
+def test_localnet_depth_is_the_levels_up_to_it() -> None:
+    keys = {"num_channel_initial": 2}
+    assert [key for key, _ in tiny("localnet3d", **keys, depth=2).named_parameters()] == [
+        key for key, _ in tiny("localnet3d", **{**keys, "depth": 3}, extract_levels=[2, 0, 1]).named_parameters()
+    ]
+
+
+@pytest.mark.parametrize("size", [(12, 12, 12), (13, 18, 7)])
+def test_a_field_on_another_grid_means_the_same(size: tuple[int, ...]) -> None:
+    """A constant field of a fraction of the box stays that, in the voxels of either grid."""
+    half = [-(-length // 2) for length in size]
+    field = torch.stack([torch.full(size, 0.1 * length) for length in size])[None]
+    there = rescaled(field, half)
+    for axis, length in enumerate(half):
+        torch.testing.assert_close(there[0, axis], torch.full_like(there[0, axis], 0.1 * length))
+    torch.testing.assert_close(rescaled(there, size), field)
 
 
 def test_own_model_gets_the_image_size() -> None:

@@ -17,8 +17,8 @@ from usreg.train import main
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "quick_drawing")
 
 
-def save_volume(path: Path, shape: tuple[int, ...] = (8, 8, 8)) -> str:
-    values = np.random.default_rng(0).random(shape).astype(np.float32)
+def save_volume(path: Path, scale: float = 1.0) -> str:
+    values = scale * np.random.default_rng(0).random((8, 8, 8)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
     return path.name
 
@@ -136,9 +136,9 @@ def corrupt(manifest: Path) -> None:
     volume.write_bytes(volume.read_bytes()[:-20])
 
 
-def uneven_label(manifest: Path) -> None:
+def no_label(manifest: Path) -> None:
     labels = {f"{side}_label": save_volume(manifest.with_name(f"{side}_label.nii.gz")) for side in ("moving", "fixed")}
-    save_volume(manifest.with_name("moving_label.nii.gz"), (8, 8, 6))
+    save_volume(manifest.with_name("moving_label.nii.gz"), scale=8)
     change(manifest, **labels)
 
 
@@ -156,11 +156,11 @@ def lonely_label(manifest: Path) -> None:
         (lambda m: change(m, fixed="absent.nii.gz"), ["absent.nii.gz"]),
         (corrupt, ["moving.nii.gz"]),
         (lambda m: m.with_name("fixed.nii.gz").write_bytes(b"no volume"), ["fixed.nii.gz"]),
-        (uneven_label, ["moving_label", "8"]),
+        (no_label, ["moving_label", "whole numbers"]),
         (lonely_label, ["moving_label", "fixed_label"]),
     ],
     ids=[
-        "no manifest", "no JSON", "empty", "missing key", "missing file", "cut short", "no NIfTI", "unequal shapes",
+        "no manifest", "no JSON", "empty", "missing key", "missing file", "cut short", "no NIfTI", "no label",
         "label without pair",
     ],
 )  # fmt: skip

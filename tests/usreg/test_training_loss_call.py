@@ -84,6 +84,31 @@ def test_keyword_only_tensors_are_filled_and_absent_ones_are_none():
     assert loss.seen[:2] == (None, None)
 
 
+class OldNames(Recorder):
+    def forward(self, warped, fixed, pred_dvf=None, gt_dvf=None, fixed_label=None, warped_moving_label=None):
+        return self.keep(pred_dvf, gt_dvf, fixed_label, warped_moving_label)
+
+
+class LabelsOnly(Recorder):
+    label_warp_padding_mode = "zeros"
+
+    def forward(self, warped, fixed, warped_label, moving_label=None):
+        return self.keep(warped_label, moving_label)
+
+
+def test_labels_by_name_need_not_be_keyword_only():
+    loss = OldNames()
+    LossCall(loss)(WARPED, DDF, BATCH)
+    assert loss.seen[:3] == (DDF, DVF, LABEL)
+    torch.testing.assert_close(loss.seen[3], warp(LABEL, DDF))
+    loss = LabelsOnly()
+    assert not LossCall(loss).dvf_aware
+    LossCall(loss)(WARPED, 9 * DDF, BATCH)
+    assert loss.seen[1] is LABEL
+    torch.testing.assert_close(loss.seen[0], warp(LABEL, 9 * DDF, padding_mode="zeros"))
+    assert not loss.seen[0].any()
+
+
 def test_a_batch_without_field_gives_none():
     loss = DVFAware()
     LossCall(loss)(WARPED, DDF, {"moving": MOVING, "fixed": FIXED})

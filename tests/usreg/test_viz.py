@@ -10,7 +10,8 @@ import torch
 
 from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
 from usreg.errors import DataError
-from usreg.viz import save_curves, save_registration_figure
+from usreg.spatial import Grid
+from usreg.viz import pictures, save_curves, save_registration_figure
 
 
 def assert_is_picture(path: Path) -> None:
@@ -37,6 +38,19 @@ def test_registration_figure_with_outlines_folding_and_spacing(tmp_path, sample)
     images = [sample[key][None] for key in ("moving", "fixed", "moving")]
     save_registration_figure(path, *images, folded, "folded", **labels, spacing=torch.tensor([2.0, 1.0, 1.0]))
     assert_is_picture(path)
+
+
+def test_planes_are_named_by_the_world(tmp_path, sample):
+    """Axes that run to the left, to superior and to posterior are named so, wherever they are in the array."""
+    affine = torch.tensor([[-2.0, 0, 0, 20], [0, 0, -1, 5], [0, 3, 0, 0], [0, 0, 0, 1]])
+    assert pictures._row_names((10, 14, 12), Grid((10, 14, 12), affine.numpy())) == [
+        "sagittal\nx = 10 mm",
+        "axial\nz = 21 mm",
+        "coronal\ny = -1 mm",
+    ]
+    images = [sample[key] for key in ("moving", "fixed", "fixed")]
+    save_registration_figure(tmp_path / "a.png", *images, sample["dvf"], "case", affine=affine)
+    assert_is_picture(tmp_path / "a.png")
 
 
 def test_registration_figure_of_the_identity(tmp_path, sample):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import custom, deepreg_synthetic, synthetic
-from .utils import DATASET_REGISTRY, Sample, build_dataset, collate, register_dataset
+from .utils import DATASET_REGISTRY, Sample, build_dataset, collate, grid_of, register_dataset
 
 DATASET_REGISTRY.mark_builtins()
 
@@ -14,6 +14,7 @@ __all__ = [
     "collate",
     "custom",
     "deepreg_synthetic",
+    "grid_of",
     "register_dataset",
     "synthetic",
 ]

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..io.images import VolumeHeader
-from ..io.landmarks import read_landmarks
+from ..io.header import VolumeHeader
+from ..io.landmarks import SPACES, Landmarks, read_landmarks
 from ..io.manifest import Case
+from ..spatial import Grid
+from .case_files import SIDES, at, header_grid
 from .reading import Reading
 
-SIDES = ("moving", "fixed")
+logger = logging.getLogger(__name__)
 
 _LARGEST_SHIFT = 0.5  # voxels between an image's and its label's place, by their headers
 
 
-@contextmanager
-def at(case: Case, key: str) -> Iterator[None]:
-    """Put the case and the key of the manifest in front of an error's text."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{case.where}.{key}: {error}") from error
-
-
-def check_case(case: Case, reading: Reading | None = None) -> None:
+def check_case(case: Case, landmarks_space: str | None = None, reading: Reading | None = None) -> None:
     """Raise a DataError for the first of a case's files that is missing, no volume, or does not fit the others."""
     reading = reading or Reading()
     channels, counts = {}, {}
@@ -39,32 +32,55 @@ def check_case(case: Case, reading: Reading | None = None) -> None:
         for key in (f"{side}_label", f"{side}_mask"):
             if case.has(key):
                 with at(case, key):
-                    channels[key] = _check_overlay(case, key, image, reading)
+                    channels[key] = _check_overlay(case, key, header_grid(image), reading)
         if case.has(key := f"{side}_landmarks"):
             with at(case, key):
-                counts[key] = len(checked_landmarks(case, key, image))
+                counts[key] = _check_landmarks(case, key, header_grid(image), landmarks_space)
     reading.check(case)
-    for what, numbers in (("channels", {k: n for k, n in channels.items() if "label" in k}), ("points", counts)):
+    for what, numbers in (
+        ("channels", {k: n for k, n in channels.items() if "label" in k and n > 1}),
+        ("points", counts),
+    ):
         if len(set(numbers.values())) > 1:
             given = ", ".join(f"'{key}' has {number}" for key, number in numbers.items())
             raise DataError(f"{case.where}: {given} {what}; they are paired one by one, so both need the same number")
 
 
-def checked_landmarks(case: Case, key: str, image: VolumeHeader) -> NDArray[np.float64]:
-    """Landmarks (N, 3) as voxel indices x, y, z of the image file's array, all inside the image.
+def world_landmarks(case: Case, key: str, image: Grid, space: str | None) -> NDArray[np.float64]:
+    """Landmarks (N, 3) in mm of the world, RAS.
+
+    Args:
+        image: the grid of their image's file.
+        space: the config's ``landmarks_space``, None where it is not set.
 
     Raises:
-        DataError: they cannot be read, or lie outside, as landmarks in mm do.
+        DataError: they cannot be read, or their file contradicts the config.
     """
-    points = read_landmarks(case.landmarks(key))
-    outside = ((points < -0.5) | (points > np.array(image.shape) - 0.5)).any(axis=1)
+    return read_landmarks(case.landmarks(key)).to_world(image, space)
+
+
+def _check_landmarks(case: Case, key: str, image: Grid, space: str | None) -> int:
+    """Read landmarks, warn of those outside their image, and return their number."""
+    landmarks = read_landmarks(case.landmarks(key))
+    outside = ~image.holds(landmarks.to_world(image, space))
     if outside.any():
         number = int(outside.argmax())
-        raise DataError(
-            f"landmark {number}, {points[number].tolist()}, is outside the image of {image.shape} voxels; "
-            f"landmarks are voxel indices (x, y, z) of the image file's array, not mm"
+        logger.warning(
+            "%s.%s: %d of %d landmarks are outside their image; the first is landmark %d, %s, in the space '%s'.%s",
+            *(case.where, key, outside.sum(), len(outside), number, landmarks.points[number].tolist()),
+            *(landmarks.settled_space(space), _better_space(landmarks, image, space)),
         )
-    return points
+    return len(landmarks.points)
+
+
+def _better_space(landmarks: Landmarks, image: Grid, space: str | None) -> str:
+    """Advice: the other spaces in which all landmarks are inside their image."""
+    if landmarks.space in SPACES:
+        return " Their file states this space: is it the file of this image?"
+    fitting = [other for other in SPACES if image.holds(replace(landmarks, space=other).to_world(image)).all()]
+    if not fitting:
+        return " The config's landmarks_space says how they are read."
+    return f" All are inside in the space {' and in '.join(fitting)}: is that the landmarks_space?"
 
 
 def _check_channels(case: Case, key: str, header: VolumeHeader) -> None:
@@ -72,19 +88,24 @@ def _check_channels(case: Case, key: str, header: VolumeHeader) -> None:
         raise DataError(f"{case.files[key]}: has {header.channels} channels; one is needed")
 
 
-def _check_overlay(case: Case, key: str, image: VolumeHeader, reading: Reading) -> int:
-    """Check that a label or mask is on its image's grid, and return its number of channels."""
+def _check_overlay(case: Case, key: str, image: Grid, reading: Reading) -> int:
+    """Check that a label or mask lies on its image by its own header, and return its number of channels."""
     path = case.files[key]
     header = reading.header_of(case, key)
     if key.endswith("mask"):
         _check_channels(case, key, header)
-    if header.shape != image.shape:
-        raise DataError(f"{path}: its shape is {header.shape} and its image's {image.shape}; they must be equal")
-    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*image.shape, 1]
-    to_image = np.linalg.inv(image.affine) @ header.affine
-    shift = float(np.abs(corners @ to_image.T - corners).max())
-    if shift > _LARGEST_SHIFT:
-        raise DataError(
-            f"{path}: its header puts it up to {shift:.1f} voxels away from its image; save it with the image's affine"
-        )
+    own = header_grid(header)
+    if not own.overlap(image):
+        raise DataError(f"{path}: by its header it lies outside its image; save it with the affine of its own grid")
+    if header.shape == image.size and (shift := _shift(own, image)) > _LARGEST_SHIFT:
+        what = f"its header puts it up to {shift:.1f} voxels away from its image, which has as many voxels"
+        if np.array_equal(own.affine, np.eye(4)):
+            raise DataError(f"{path}: {what}, and says nothing but 1 mm; save it with the image's affine")
+        logger.warning("%s.%s: %s: %s; the header is believed", case.where, key, path, what)
     return header.channels
+
+
+def _shift(grid: Grid, image: Grid) -> float:
+    """Voxels of the image between the corners of two boxes, whatever the order of their axes."""
+    corners = grid.reoriented(image.orientation).corners
+    return float(np.abs(image.to_voxels(corners) - image.to_voxels(image.corners)).max())

@@ -1,28 +1,34 @@
-"""``custom_dataset``: the user's own pairs of volumes, listed in a JSON manifest."""
+"""``custom_dataset``: the user's own pairs of volumes, listed in a manifest."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ..errors import DataError
-from ..io.images import VolumeHeader
+from ..io.landmarks import check_landmarks_space
 from ..io.manifest import MASKS, OPTIONAL, Case, each_case, read_manifest
 from ..io.nifti_world import HeaderChoice
-from . import preprocess
-from .case_checks import SIDES, at, check_case, checked_landmarks
+from ..spatial import Grid
+from . import custom_options as options
+from .case_checks import check_case, world_landmarks
+from .case_files import SIDES, CaseFiles, at
+from .intensities import IntensityRule, note_shared_modality
+from .labels import LabelMap, load_labels, load_mask
 from .reading import NanRule, Reading, valid_on_grid
+from .sample_cache import SampleCache
+from .sample_grids import GridRule, boxes_apart, describe_boxes, image_on, inside, overlay_on
 from .utils import Sample, check_image_size, check_split, register_dataset, wrap_index
 
 logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2 * 1024**3
-_TOLERANCE = 1e-3  # of label values beyond [0, 1]
 
 
 @register_dataset("custom_dataset")
@@ -30,19 +36,26 @@ class CustomDataset(Dataset[Sample]):
     """Pairs of volumes from files; moving and fixed may differ in size, spacing and orientation.
 
     The manifest is an object with the lists ``train`` and ``val``. A case has ``moving`` and ``fixed`` and, optionally,
-    ``moving_label`` and ``fixed_label`` (3-D, or 4-D with one structure per channel, values 0 to 1, on the image's
-    grid), ``moving_mask``, ``fixed_mask``, ``moving_landmarks`` and ``fixed_landmarks`` (voxel indices x, y, z of the
-    image file's array: a list, .npy, .npz, .txt or .csv), ``modality`` and any other metadata. Paths are absolute or
-    relative to the manifest.
+    ``moving_label`` and ``fixed_label`` (a map of the whole numbers 0 to N, a mask, or 4-D with one structure per
+    channel, values 0 to 1 or 0 and 255), ``moving_mask``, ``fixed_mask`` (above 0 is inside), ``moving_landmarks`` and
+    ``fixed_landmarks`` (a list or a file, see :func:`usreg.io.read_landmarks`), ``modality`` or
+    ``moving_modality`` and ``fixed_modality``, and any other metadata. Paths are absolute or relative to the manifest.
+    Every volume lies where its own header puts it.
 
-    A sample has, on one grid of ``image_size``, axes z, y, x in the directions of ``orientation``:
+    The two images of a sample have ``image_size`` voxels, axes z, y, x in the directions of ``orientation``. With
+    ``align_shared_grid`` both lie on one grid in the world; without it each image has a grid of its own: the box of its
+    file, cut into ``image_size`` voxels or into voxels of ``spacing``.
+
+    A sample has
 
     - ``moving``, ``fixed`` (1, D, H, W) float32, in [0, 1] unless ``normalize_intensity`` is false
-    - ``moving_label``, ``fixed_label`` (L, D, H, W): the fraction of each voxel inside the structure, from trilinear
-      sampling; what exceeds 0.5 is the mask. A case without labels gets one all-zero channel, which counts as absent
-    - ``moving_mask``, ``fixed_mask`` (1, D, H, W), 0 or 1; all 1 for a case without
+    - ``moving_label``, ``fixed_label`` (L, D, H, W), one channel per structure: 0 and 1, of the nearest voxel, for maps
+      and on a shared grid; else the fraction of each voxel inside the structure, from trilinear sampling. What exceeds
+      0.5 is the mask. A case without labels gets one all-zero channel, which counts as absent
+    - ``moving_mask``, ``fixed_mask`` (1, D, H, W), 0 or 1, 0 outside the file; a case without has 1 inside
     - ``moving_points``, ``fixed_points`` (N, 3) voxels z, y, x; N is 0 for a case without
-    - ``spacing``, ``moving_spacing`` (3,) mm z, y, x of the fixed and of the moving image
+    - ``affine``, ``moving_affine`` (4, 4): from voxels z, y, x of the fixed and of the moving image to mm in the world,
+      RAS, and ``spacing``, ``moving_spacing`` (3,) mm z, y, x
     - ``case`` (its ``case`` or ``subject_id``, else its place in the manifest), ``metadata`` (strings)
 
     A kind of label, mask or landmark that no case of the list has is not in the samples at all.
@@ -55,15 +68,27 @@ class CustomDataset(Dataset[Sample]):
         json_file: the manifest.
         image_size: [D, H, W] in voxels.
         orientation: directions of the axes x, y, z; for RAS: right, anterior, superior.
-        spacing: mm per voxel [z, y, x] to resample to before the resizing; None for none.
+        spacing: mm per voxel [z, y, x]; ``image_size`` voxels of it around the middle of the box crop or pad it. None
+            stretches the box to ``image_size``.
+        align_shared_grid: one grid in the world for all volumes of a case, in place of one per image.
+        align_reference: the key of the volume whose foreground is the box of that grid; foreground is what is above
+            0 in labels and masks, above the minimum in images.
+        align_margin_mm: margin around it, as far as the image of the reference reaches.
         normalize_intensity: scale intensities to [0, 1].
         quantile_range: quantiles of the intensities that become 0 and 1, for all but CT.
         ct_window: intensities in Hounsfield units that become 0 and 1, for CT.
-        default_is_ct: whether cases without a ``modality`` are CT. A case with one is CT where it is "CT" in any case.
+        default_is_ct: whether images without a modality are CT. One with a modality is CT where that has "ct" in it.
+        landmarks_space: space of landmarks that do not state it: ``lps`` (mm, as ITK has them; so where it is missing),
+            ``ras`` (mm, as NIfTI has them) or ``voxel`` (zero-based indices x, y, z of the image file's array). Files
+            that state another space than it are an error where it is given.
+        labels: the values of maps that become channels, in this order; None: 1, 2, ... up to the largest of the case.
         header: which form of a NIfTI header to take where both are set and differ, or where neither is: ``sform`` or
             ``qform``. None takes the sform if it is set, else the qform, and warns.
         nan: what NaN in a volume is: ``error``; ``fill``, background: the lowest value of an image, 0 of a label or
             mask; or ``mask``, background that ``moving_mask`` and ``fixed_mask``, then in every sample, leave out.
+        preprocess_style: ``multigradicon``, the only one: what is described here.
+        roi_from_labels, roi_margin, roi_reference, intensity_lower, intensity_upper, intensity_clip: of older files;
+            they do nothing, which the log says once.
         split: the manifest's list: ``"train"``, ``"val"`` or ``"test"``.
 
     Raises:
@@ -77,30 +102,73 @@ class CustomDataset(Dataset[Sample]):
         image_size: tuple[int, int, int],
         orientation: str = "RAS",
         spacing: tuple[float, float, float] | None = None,
+        align_shared_grid: bool = False,
+        align_reference: str = "fixed_label",
+        align_margin_mm: float = 6.0,
         normalize_intensity: bool = True,
         quantile_range: tuple[float, float] = (0.01, 0.99),
         ct_window: tuple[float, float] = (-1000.0, 1000.0),
         default_is_ct: bool = False,
+        landmarks_space: str | None = None,
+        labels: Sequence[int] | None = None,
         header: HeaderChoice | None = None,
         nan: NanRule = "error",
+        preprocess_style: str = "multigradicon",
         split: str = "train",
+        *,
+        roi_from_labels: Any = None,
+        roi_margin: Any = None,
+        roi_reference: Any = None,
+        intensity_lower: Any = None,
+        intensity_upper: Any = None,
+        intensity_clip: Any = None,
     ) -> None:
         self.image_size = check_image_size(image_size)
-        self.orientation = preprocess.check_orientation(orientation)
-        self.spacing = _check_spacing(spacing)
-        self.normalize_intensity = normalize_intensity
-        self.quantile_range = _check_range("quantile_range", quantile_range, 0.0, 1.0)
-        self.ct_window = _check_range("ct_window", ct_window, -float("inf"), float("inf"))
-        self.default_is_ct = default_is_ct
+        options.check_preprocess_style(preprocess_style)
+        options.check_alignment(align_reference, align_margin_mm)
+        options.note_ignored(
+            {
+                "roi_from_labels": roi_from_labels,
+                "roi_margin": roi_margin,
+                "roi_reference": roi_reference,
+                "intensity_lower": intensity_lower,
+                "intensity_upper": intensity_upper,
+                "intensity_clip": intensity_clip,
+            }
+        )
+        self.shared = align_shared_grid
+        self.grid_rule = GridRule(
+            self.image_size,
+            options.check_orientation(orientation),
+            options.check_spacing(spacing),
+            align_reference if align_shared_grid else None,
+            align_margin_mm,
+        )
+        self.intensity_rule = None
+        quantiles = options.check_range("quantile_range", quantile_range, 0.0, 1.0)
+        window = options.check_range("ct_window", ct_window, -float("inf"), float("inf"))
+        if normalize_intensity:
+            self.intensity_rule = IntensityRule(quantiles, window, default_is_ct)
+        self.landmarks_space = check_landmarks_space(landmarks_space)
+        self.labels = options.check_labels(labels)
         self.reading = Reading(header, nan)
         self._cache = SampleCache(_CACHE_BYTES)
-        json_path = Path(json_file).expanduser()
-        self._cases = read_manifest(json_path, check_split(split))
+        self._said: set[str] = set()
+        self._prepare(Path(json_file).expanduser(), check_split(split))
+
+    def _prepare(self, json_path: Path, split: str) -> None:
+        """Check all headers, then read every file once."""
+        self._cases = read_manifest(json_path, split)
         self._optional_keys = {key for key in OPTIONAL if any(case.has(key) for case in self._cases)}
-        if nan == "mask":
+        if self.reading.nan == "mask":
             self._optional_keys |= {*MASKS}
-        each_case(json_path, self._cases, lambda case: check_case(case, self.reading))
+        each_case(json_path, self._cases, lambda case: check_case(case, self.landmarks_space, self.reading))
         self.reading.note_doubts(self._cases)
+        each_case(json_path, self._cases, self._check_place)
+        if not self.shared:
+            self._note_boxes(split)
+        if self.intensity_rule is not None:
+            note_shared_modality(self._cases)
         logger.info("%s: reading and checking the %d cases of '%s'", json_path, len(self._cases), split)
         each_case(json_path, range(len(self._cases)), self._cached)
 
@@ -109,7 +177,7 @@ class CustomDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._cached(wrap_index(index, len(self)))
-        return {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in sample.items()}
+        return {key: _own(value) for key, value in sample.items()}
 
     def _cached(self, index: int) -> Sample:
         sample = self._cache.get(index)
@@ -118,108 +186,87 @@ class CustomDataset(Dataset[Sample]):
             self._cache.put(index, sample)
         return sample
 
+    def _check_place(self, case: Case) -> None:
+        """Raise a DataError where one world is asked for, and the files of a case are in two."""
+        moving, fixed = (CaseFiles(case, self.reading).grid(side) for side in SIDES)
+        if self.shared and not fixed.overlap(moving):
+            raise DataError(
+                f"{case.where}: by their headers, moving and fixed do not overlap, "
+                f"{boxes_apart(moving, fixed, self.grid_rule.orientation)}; align_shared_grid needs headers in one "
+                "world"
+            )
+
+    def _note_boxes(self, split: str) -> None:
+        apart = []
+        for case in self._cases:
+            moving, fixed = (CaseFiles(case, self.reading).grid(side) for side in SIDES)
+            if words := boxes_apart(moving, fixed, self.grid_rule.orientation):
+                apart.append((case, words))
+        if apart:
+            spaced = self.grid_rule.spacing is not None
+            logger.warning("%s", describe_boxes(split, apart, len(self._cases), spaced))
+
     def _load(self, case: Case) -> Sample:
         sample: Sample = {}
-        for side in SIDES:
-            with at(case, side):
-                volume, valid = self.reading.volume_of(case, side)
-                image = self._to_grid(volume)
-                sample[side] = _plain(self._scale_intensity(case, side, image))
-            sample["spacing" if side == "fixed" else "moving_spacing"] = preprocess.grid_spacing(image)
-            self._add_label(sample, case, f"{side}_label")
-            self._add_mask(sample, case, f"{side}_mask", valid)
-            self._add_points(sample, case, side, volume, image)
+        files = CaseFiles(case, self.reading, keep=self.grid_rule.reference)
+        grids = self.grid_rule.grids(files)
+        for side, grid in grids.items():
+            self._add_image(sample, files, side, grid)
+            prefix = "" if side == "fixed" else "moving_"
+            sample[f"{prefix}affine"] = torch.from_numpy(grid.affine.astype(np.float32))
+            sample[f"{prefix}spacing"] = torch.from_numpy(grid.spacing.astype(np.float32))
+            self._add_mask(sample, files, side, grid)
+            self._add_points(sample, files, side, grid)
+        self._add_labels(sample, files, grids)
         return sample | {"case": case.name, "metadata": dict(case.metadata)}
 
-    def _to_grid(self, volume: MetaTensor) -> MetaTensor:
-        return preprocess.to_grid(volume, self.image_size, self.orientation, self.spacing)
+    def _add_image(self, sample: Sample, files: CaseFiles, side: str, grid: Grid) -> None:
+        volume, source = files.volume(side)
+        image = image_on(volume, source, grid, pad=not self.shared)
+        if self.intensity_rule is not None:
+            with at(files.case, side):
+                image = self.intensity_rule.scaled(image, files.case, side, inside(source, grid))
+        sample[side] = image
 
-    def _scale_intensity(self, case: Case, side: str, image: MetaTensor) -> MetaTensor:
-        if not self.normalize_intensity:
-            return image
-        is_ct = self.default_is_ct if case.modality is None else case.modality.strip().upper() == "CT"
-        try:
-            if is_ct:
-                return preprocess.scale_by_window(image, self.ct_window)
-            return preprocess.scale_by_quantiles(image, self.quantile_range)
-        except DataError as error:
-            raise DataError(f"{case.files[side]}: {error}") from error
+    def _add_labels(self, sample: Sample, files: CaseFiles, grids: Mapping[str, Grid]) -> None:
+        keys = [f"{side}_label" for side in grids]
+        if all(map(files.case.has, keys)):
+            found, remarks = load_labels(files, grids, self.labels, nearest=self.shared)
+            sample |= found
+            for remark in remarks:
+                self._say(remark)
+        elif not self._optional_keys.isdisjoint(keys):
+            sample |= {key: torch.zeros(1, *self.image_size) for key in keys}
 
-    def _overlay(self, case: Case, key: str) -> torch.Tensor:
-        """A label or mask on the sample's grid, (L, D, H, W) in [0, 1]."""
-        with at(case, key):
-            volume, _ = self.reading.volume_of(case, key)
-            low, high = float(volume.min()), float(volume.max())
-            if low < -_TOLERANCE or high > 1 + _TOLERANCE:
-                raise DataError(
-                    f"{case.files[key]}: its values go from {low:g} to {high:g}; they must be 0 to 1, "
-                    f"with one structure per channel (fourth array axis)"
-                )
-            return _plain(self._to_grid(volume)).clamp(0, 1)
+    def _say(self, remark: str) -> None:
+        """Warn once of what is found in the voxels: a case whose sample is not kept is read again and again."""
+        if remark not in self._said:
+            self._said.add(remark)
+            logger.warning("%s", remark)
 
-    def _add_label(self, sample: Sample, case: Case, key: str) -> None:
-        if case.has(key):
-            sample[key] = self._overlay(case, key)
+    def _add_mask(self, sample: Sample, files: CaseFiles, side: str, grid: Grid) -> None:
+        key = f"{side}_mask"
+        if files.case.has(key):
+            sample[key] = load_mask(files, key, grid, nearest=self.shared)
         elif key in self._optional_keys:
-            sample[key] = torch.zeros(1, *self.image_size)
-
-    def _add_mask(self, sample: Sample, case: Case, key: str, valid: MetaTensor | None) -> None:
-        if case.has(key):
-            sample[key] = (self._overlay(case, key) > 0.5).float()
-        elif key in self._optional_keys:
-            sample[key] = torch.ones(1, *self.image_size)
+            there = inside(files.grid(side), grid)
+            sample[key] = torch.ones(1, *self.image_size) if there is None else there[None].float()
+        valid = files.valid(side)
         if valid is not None and self.reading.nan == "mask":
-            sample[key] = sample[key] * valid_on_grid(_plain(self._to_grid(valid)))
+            sample[key] = sample[key] * valid_on_grid(overlay_on(valid, files.grid(side), grid, nearest=False))
 
-    def _add_points(self, sample: Sample, case: Case, side: str, volume: MetaTensor, image: MetaTensor) -> None:
+    def _add_points(self, sample: Sample, files: CaseFiles, side: str, grid: Grid) -> None:
         key = f"{side}_landmarks"
-        if case.has(key):
-            affine = volume.affine.numpy()
-            shape = (volume.shape[1], volume.shape[2], volume.shape[3])
-            with at(case, key):
-                points = checked_landmarks(case, key, VolumeHeader(shape, 1, affine))
-            sample[f"{side}_points"] = preprocess.to_grid_points(points, affine, image)
+        if files.case.has(key):
+            with at(files.case, key):
+                points = world_landmarks(files.case, key, files.grid(side), self.landmarks_space)
+            sample[f"{side}_points"] = torch.from_numpy(grid.to_voxels(points).astype(np.float32))
         elif key in self._optional_keys:
             sample[f"{side}_points"] = torch.zeros(0, 3)
 
 
-class SampleCache:
-    """Samples by index, up to a number of bytes; what no longer fits is not kept. A pickled cache arrives empty."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._samples: dict[int, Sample] = {}
-
-    def get(self, index: int) -> Sample | None:
-        """The sample of this index, None if it is not kept."""
-        return self._samples.get(index)
-
-    def put(self, index: int, sample: Sample) -> None:
-        """Keep the sample if there is room for it."""
-        worker = get_worker_info()
-        size = sum(value.nbytes for value in sample.values() if isinstance(value, torch.Tensor))
-        if self._used + size <= self._limit // (worker.num_workers if worker else 1):
-            self._samples[index] = sample
-            self._used += size
-
-    def __reduce__(self) -> tuple[type[SampleCache], tuple[int]]:
-        return SampleCache, (self._limit,)  # a spawned worker reads what it needs instead of getting everything sent
-
-
-def _plain(volume: MetaTensor) -> torch.Tensor:
-    return volume.as_tensor().float().contiguous()
-
-
-def _check_range(key: str, values: Sequence[float], lowest: float, highest: float) -> tuple[float, float]:
-    if len(values) != 2 or not lowest <= values[0] < values[1] <= highest:
-        raise ValueError(f"{key} must be two rising numbers [low, high] from {lowest} to {highest}, not {list(values)}")
-    return float(values[0]), float(values[1])
-
-
-def _check_spacing(spacing: Sequence[float] | None) -> tuple[float, float, float] | None:
-    if spacing is None:
-        return None
-    if len(spacing) != 3 or not all(0 < mm < float("inf") for mm in spacing):
-        raise ValueError(f"spacing must be three positive numbers [z, y, x] in mm, not {list(spacing)}")
-    return float(spacing[0]), float(spacing[1]), float(spacing[2])
+def _own(value: Any) -> Any:
+    """What a caller may change: channels of a map, a copy of a tensor."""
+    if isinstance(value, LabelMap):
+        return value.one_hot()
+    return value.clone() if isinstance(value, torch.Tensor) else value

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ..errors import DataError
 from ..registry import Registry
+from ..spatial import Grid
 
 Sample: TypeAlias = dict[str, Any]
 """One case: ``moving``, ``fixed`` (1, D, H, W) float32 on one grid, and what else the dataset knows. Optional keys:
@@ -19,6 +20,7 @@ Sample: TypeAlias = dict[str, Any]
   from case to case
 - ``moving_mask``, ``fixed_mask`` (1, D, H, W), 0 or 1
 - ``moving_points``, ``fixed_points`` (N, 3): corresponding points in voxels z, y, x of the sample's grid
+- ``affine``, ``moving_affine`` (4, 4): from voxels z, y, x of the fixed and of the moving image to mm in the world, RAS
 - ``spacing``, ``moving_spacing`` (3,): mm per voxel z, y, x of the fixed and of the moving image
 - ``case`` str, ``metadata`` dict of str
 """
@@ -90,6 +92,21 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         stackable = key not in _RAGGED and all(isinstance(value, torch.Tensor) for value in values)
         batch[key] = _stack(key, values, samples) if stackable else values
     return batch
+
+
+def grid_of(batch: Mapping[str, Any], number: int, side: str = "fixed") -> Grid | None:
+    """Where the voxels of one sample of a batch are in the world, None where the dataset does not know.
+
+    Args:
+        batch: a collated batch.
+        number: which of its samples.
+        side: ``"fixed"``, whose grid is that of warped images and fields, or ``"moving"``.
+    """
+    affine = batch.get("affine" if side == "fixed" else "moving_affine")
+    if affine is None:
+        return None
+    depth, height, width = batch[side].shape[2:]
+    return Grid((depth, height, width), affine[number].detach().cpu().numpy())
 
 
 def _check_keys(samples: Sequence[Sample]) -> None:

@@ -110,14 +110,18 @@ def weighted_sum(warped: torch.Tensor, *terms: Term) -> torch.Tensor:
     return 0.0 * to_float32(warped)[0].sum() if total is None else total
 
 
-def soft_dice(pred: torch.Tensor, target: torch.Tensor, dim: tuple[int, ...], epsilon: float) -> torch.Tensor:
-    """Soft Dice ``(2 sum(p t) + eps) / (sum(p) + sum(t) + eps)`` over ``dim``, in float32; 1 is perfect overlap.
+def soft_dice(
+    pred: torch.Tensor, target: torch.Tensor, dim: tuple[int, ...], smooth_nr: float, smooth_dr: float | None = None
+) -> torch.Tensor:
+    """Soft Dice ``(2 sum(p t) + nr) / (sum(p) + sum(t) + dr)`` over ``dim``, in float32; 1 is perfect overlap.
 
     Args:
         pred: values in [0, 1], any shape.
         target: the same shape.
         dim: the axes to sum over.
-        epsilon: keeps the quotient finite where both are empty.
+        smooth_nr: added to the numerator.
+        smooth_dr: added to the denominator, to keep the quotient finite where both are empty; ``smooth_nr`` where None.
     """
     pred, target = to_float32(pred, target)
-    return (2.0 * (pred * target).sum(dim) + epsilon) / (pred.sum(dim) + target.sum(dim) + epsilon)
+    below = smooth_nr if smooth_dr is None else smooth_dr
+    return (2.0 * (pred * target).sum(dim) + smooth_nr) / (pred.sum(dim) + target.sum(dim) + below)

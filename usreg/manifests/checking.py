@@ -7,24 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..datasets.case_checks import SIDES, check_case
+from ..datasets.case_checks import check_case, world_landmarks
+from ..datasets.case_files import SIDES
 from ..datasets.reading import Reading
 from ..errors import DataError
 from ..io.header import VolumeHeader
-from ..io.landmarks import read_landmarks
 from ..io.manifest import IMAGES, LABELS, MASKS, Case, read_case
 from ..io.manifest_files import EXAMPLE, read_lists
-from ..spatial import Grid, lps_to_ras
+from ..spatial import Grid
 from .overlaps import mean_dice, stretch, structures
 
 T = TypeVar("T")
-LandmarksSpace = Literal["voxel", "lps", "ras"]
 
 SPLITS = ("train", "val", "test")
 
@@ -75,7 +73,7 @@ class CaseReport:
 def check_manifest(
     path: Path,
     reading: Reading | None = None,
-    landmarks_space: LandmarksSpace = "voxel",
+    landmarks_space: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[CaseReport]:
     """Read every file of every case of a manifest, and report on each case.
@@ -83,7 +81,7 @@ def check_manifest(
     Args:
         path: the manifest.
         reading: what the dataset's keys ``header`` and ``nan`` say.
-        landmarks_space: of the landmarks' numbers.
+        landmarks_space: of landmarks that do not state it, as ``custom_dataset`` takes it.
         progress: is told, before each case, how many are done, and how many there are.
 
     Raises:
@@ -112,7 +110,7 @@ def _report(
     where: str,
     entry: Any,
     reading: Reading,
-    space: LandmarksSpace,
+    space: str | None,
     seen: dict[tuple[Path, ...], str],
 ) -> CaseReport:
     report = CaseReport(where, where)
@@ -132,7 +130,7 @@ def _report(
                 "one world?"
             )
     if not report.problems:
-        report.attempt(lambda: check_case(case, reading=reading))
+        report.attempt(lambda: check_case(case, space, reading))
     _check_voxels(report, case, headers, reading)
     _check_landmarks(report, case, space)
     return report
@@ -197,23 +195,16 @@ def _check_voxels(report: CaseReport, case: Case, headers: dict[str, VolumeHeade
     report.stretched_dice = mean_dice(moving, grids[0], fixed, grids[1], stretch(*grids))
 
 
-def _check_landmarks(report: CaseReport, case: Case, space: LandmarksSpace) -> None:
+def _check_landmarks(report: CaseReport, case: Case, space: str | None) -> None:
     points = {}
     for side in SIDES:
         key = f"{side}_landmarks"
         if case.has(key) and side in report.grids:
-            read = report.attempt(_at(case, key, partial(read_landmarks, case.landmarks(key))))
-            if read is not None:
-                points[side] = _in_world(read, report.grids[side], space)
+            in_world = partial(world_landmarks, case, key, report.grids[side], space)
+            if (found := report.attempt(_at(case, key, in_world))) is not None:
+                points[side] = found
     if len(points) == 2 and len(points["moving"]) == len(points["fixed"]):
         report.tre = float(np.linalg.norm(points["moving"] - points["fixed"], axis=1).mean())
-
-
-def _in_world(points: NDArray[np.float64], grid: Grid, space: LandmarksSpace) -> NDArray[np.float64]:
-    """Points (N, 3) in RAS mm."""
-    if space == "voxel":
-        return grid.to_world(points)
-    return lps_to_ras(points) if space == "lps" else points
 
 
 def _at(case: Case, key: str, action: Callable[[], T]) -> Callable[[], T]:

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+from scipy.spatial import cKDTree
 
 from .utils import register_metric
 
 _INSIDE = 0.5
+_RIGHT_ANGLE = 1e-4
+"""The cosine up to which axes count as perpendicular: it changes distances by less than a ten-thousandth."""
 
 
 def present_labels(moving_label: torch.Tensor, fixed_label: torch.Tensor) -> torch.Tensor:
@@ -37,18 +43,33 @@ def dice_overlap(warped_label: torch.Tensor, moving_label: torch.Tensor, fixed_l
 
 @register_metric("hd95")
 def hausdorff_95(
-    warped_label: torch.Tensor, fixed_label: torch.Tensor, spacing: torch.Tensor | None = None
+    warped_label: torch.Tensor,
+    fixed_label: torch.Tensor,
+    spacing: torch.Tensor | None = None,
+    affine: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """95th percentile of the symmetric Hausdorff distance of the surfaces: (B, L).
 
-    The larger of the two directed percentiles, as MONAI computes it; in mm where ``spacing`` (B, 3), mm per voxel
-    z, y, x of the fixed image, is known, else in voxels. NaN where one of the masks is empty.
+    The larger of the two directed percentiles, as MONAI computes it. NaN where one of the masks is empty.
+
+    Args:
+        warped_label: (B, L, D, H, W), the moving label on the fixed grid.
+        fixed_label: (B, L, D, H, W).
+        spacing: (B, 3) mm per voxel z, y, x, used where there is no affine.
+        affine: (B, 4, 4) from voxels z, y, x of the fixed image to mm; its axes may be oblique or sheared.
+
+    Returns:
+        mm, or voxels where neither affine nor spacing is known.
     """
     warped, fixed = warped_label > _INSIDE, fixed_label > _INSIDE
     distances = torch.full(warped.shape[:2], torch.nan, device=warped.device)
     for b, channel in (warped.flatten(2).any(2) & fixed.flatten(2).any(2)).nonzero().tolist():
-        voxel = None if spacing is None else spacing[b].tolist()
-        distances[b, channel] = _hd95(warped[b, channel], fixed[b, channel], voxel)
+        masks = warped[b, channel], fixed[b, channel]
+        if affine is not None and _is_sheared(axes := affine[b, :3, :3].double().cpu().numpy()):
+            distances[b, channel] = _hd95_sheared(*masks, axes)
+        else:
+            voxel = affine[b, :3, :3].norm(dim=0) if affine is not None else None if spacing is None else spacing[b]
+            distances[b, channel] = _hd95(*masks, None if voxel is None else voxel.tolist())
     return distances
 
 
@@ -60,3 +81,19 @@ def _hd95(mask: torch.Tensor, reference: torch.Tensor, spacing: list[float] | No
             mask[None, None], reference[None, None], include_background=True, percentile=95, spacing=spacing
         )
     return distance.squeeze()
+
+
+def _is_sheared(axes: NDArray[np.float64]) -> bool:
+    """Whether the columns of a matrix (3, 3), the steps from voxel to voxel, are not at right angles."""
+    steps = axes / np.linalg.norm(axes, axis=0)
+    return bool(np.abs(steps.T @ steps - np.eye(3)).max() > _RIGHT_ANGLE)
+
+
+def _hd95_sheared(mask: torch.Tensor, reference: torch.Tensor, axes: NDArray[np.float64]) -> float:
+    """HD95 of two masks by the distances of their surface voxels in mm: a distance transform needs right angles."""
+    surfaces = []
+    for one in (mask.cpu().numpy(), reference.cpu().numpy()):
+        surfaces.append(np.argwhere(one & ~binary_erosion(one)) @ axes.T)
+    trees = [cKDTree(surface) for surface in surfaces]
+    directed = [trees[1].query(surfaces[0])[0], trees[0].query(surfaces[1])[0]]
+    return max(float(np.percentile(distances, 95)) for distances in directed)

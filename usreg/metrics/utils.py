@@ -18,8 +18,8 @@ METRIC_REGISTRY: Registry[torch.Tensor] = Registry("metric")
 register_metric = METRIC_REGISTRY.register
 """Decorator that adds a metric. Its parameter names say its inputs: ``moving``, ``fixed``, ``warped``, ``ddf``,
 ``warped_label`` and every key of the batch (``dvf``, ``moving_label``, ``fixed_label``, ``fixed_mask``,
-``fixed_points``, ``moving_points``, ``spacing``, ``moving_spacing``...). A parameter with a default may be missing.
-It returns one value per sample (B,), or one per sample and label (B, L), NaN where there is none."""
+``fixed_points``, ``moving_points``, ``affine``, ``moving_affine``...). A parameter with a default may be missing. It
+returns one value per sample (B,), or one per sample and label (B, L), NaN where there is none."""
 
 
 def model_inputs(batch: Mapping[str, Any], warped: torch.Tensor, ddf: torch.Tensor) -> dict[str, Any]:

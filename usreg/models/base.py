@@ -96,6 +96,12 @@ def check_in_channels(in_channels: int) -> None:
         raise ValueError(f"in_channels is {in_channels}; it must be 2, the moving and the fixed image")
 
 
+def check_out_channels(out_channels: int) -> None:
+    """Raise ValueError unless the network returns the three components of a field."""
+    if out_channels != SPATIAL_DIMS:
+        raise ValueError(f"out_channels is {out_channels}; it must be 3, the field's components z, y and x")
+
+
 def check_at_least_one(**values: int) -> None:
     """Raise ValueError for a number of channels, levels or steps below 1."""
     for name, value in values.items():

@@ -2,43 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from monai.networks.nets.regunet import LocalNet
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, check_out_channels, zero_init
 from .utils import register_model
+
+DEPTH = 3
 
 
 @register_model("localnet3d")
 def create_localnet3d(
     in_channels: int = 2,
     num_channel_initial: int = 16,
-    depth: int = 3,
+    depth: int = DEPTH,
+    extract_levels: Sequence[int] | None = None,
+    out_channels: int = 3,
+    pooling: bool = True,
+    concat_skip: bool = False,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
 ) -> nn.Module:
-    """Deformable registration by MONAI's LocalNet: the mean of one field per level, 0 to ``depth``.
+    """Deformable registration by MONAI's LocalNet: the mean of one field per level that is read.
 
     Args:
         in_channels: 2, the moving and the fixed image.
         num_channel_initial: channels of the first level, doubled at each further one.
-        depth: number of times that the image is halved; any image size works.
+        depth: number of times that the image is halved, which reads the levels 0 to ``depth``; any image size works.
+        extract_levels: the levels to read, in place of ``depth``; the largest is the depth.
+        out_channels: 3, the components of the field.
+        pooling: halve by maxima; false: by convolutions.
+        concat_skip: put the encoder's features beside the decoder's; false: add them.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     check_in_channels(in_channels)
-    check_at_least_one(num_channel_initial=num_channel_initial, depth=depth)
+    check_out_channels(out_channels)
+    levels = _levels(depth, extract_levels)
+    check_at_least_one(num_channel_initial=num_channel_initial, depth=max(levels, default=0))
     network: Any = LocalNet(
         spatial_dims=SPATIAL_DIMS,
         in_channels=in_channels,
         num_channel_initial=num_channel_initial,
-        extract_levels=tuple(range(depth + 1)),  # type: ignore[arg-type]  # MONAI says tuple[int] for any length
-        out_channels=SPATIAL_DIMS,
+        extract_levels=levels,  # type: ignore[arg-type]  # MONAI says tuple[int] for any length
+        out_channels=out_channels,
+        pooling=pooling,
+        concat_skip=concat_skip,
     )
     # MONAI enlarges the coarse fields by nearest neighbour: steps of 2^depth voxels, and folding at each of them.
     network.output_block.mode = "trilinear"
     network.output_block.align_corners = False
     zero_init(network.output_block)
-    return RegistrationModel(network, multiple=2**depth, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
+    return RegistrationModel(
+        network, multiple=2 ** max(levels), warp_mode=warp_mode, warp_padding_mode=warp_padding_mode
+    )
+
+
+def _levels(depth: int, extract_levels: Sequence[int] | None) -> tuple[int, ...]:
+    """The levels that are read, fine to coarse."""
+    if extract_levels is None:
+        return tuple(range(depth + 1))
+    levels = tuple(sorted(set(extract_levels)))
+    if not levels or levels[0] < 0 or len(levels) < len(extract_levels):
+        raise ValueError(f"extract_levels is {list(extract_levels)}; it must be different whole numbers from 0 on")
+    if depth not in (DEPTH, levels[-1]):
+        raise ValueError(
+            f"depth is {depth} and the largest of extract_levels {levels[-1]}; give one of them, or make them equal"
+        )
+    return levels

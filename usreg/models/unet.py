@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from monai.networks.nets.unet import UNet
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, check_out_channels, zero_init
 from .utils import register_model
 
 
@@ -34,8 +34,7 @@ def create_unetreg3d(
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     check_in_channels(in_channels)
-    if out_channels != SPATIAL_DIMS:
-        raise ValueError(f"out_channels is {out_channels}; it must be 3, the field's components z, y and x")
+    check_out_channels(out_channels)
     if len(channels) < 2 or len(strides) != len(channels) - 1:
         raise ValueError(
             f"channels {list(channels)} and strides {list(strides)} do not fit: two or more levels of channels, and "

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from monai.networks.nets.voxelmorph import VoxelMorphUNet
 from torch import nn
+from torch.nn import functional as F
 
 import usreg_kernels as uk
 from usreg_kernels.dispatch import is_worthwhile
 
-from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, zero_init
+from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, zero_init
 from .utils import register_model
 from .warp import warp
 
@@ -48,40 +50,82 @@ class VoxelMorphModel(RegistrationModel):
     Args:
         integration_steps: squarings that turn the network's velocity field into a displacement; 0 takes the network's
             output as the displacement.
+        unet_out_channels: channels of the U-Net's result.
+        channels: channels of the U-Net in pairs, down and up, fine to coarse; each pair halves the image once.
+        final_conv_channels: channels of the convolutions behind the U-Net.
+        half_res: integrate at half the resolution, which takes an eighth of the memory and gives smoother fields.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
 
     Raises:
-        ValueError: a negative number of steps.
+        ValueError: a negative number of steps, or channels that are not in pairs.
     """
 
     def __init__(
-        self, integration_steps: int = 7, warp_mode: str = "bilinear", warp_padding_mode: str = "border"
+        self,
+        integration_steps: int = 7,
+        unet_out_channels: int = UNET_OUT_CHANNELS,
+        channels: Sequence[int] = CHANNELS,
+        final_conv_channels: Sequence[int] = FINAL_CONV_CHANNELS,
+        half_res: bool = False,
+        warp_mode: str = "bilinear",
+        warp_padding_mode: str = "border",
     ) -> None:
         if integration_steps < 0:
             raise ValueError(f"integration_steps is {integration_steps}; it must be 0 (no integration) or more")
+        if len(channels) < 2 or len(channels) % 2:
+            raise ValueError(f"channels is {list(channels)}; it must be pairs of channels, down and up, of each level")
+        smallest = min([*channels, *final_conv_channels, unet_out_channels])
+        check_at_least_one(channels=smallest)
         backbone: Any = VoxelMorphUNet(
             spatial_dims=SPATIAL_DIMS,
             in_channels=IN_CHANNELS,
-            unet_out_channels=UNET_OUT_CHANNELS,
-            channels=CHANNELS,
-            final_conv_channels=FINAL_CONV_CHANNELS,
+            unet_out_channels=unet_out_channels,
+            channels=tuple(channels),
+            final_conv_channels=tuple(final_conv_channels),
         )
         zero_init(backbone.net[-1].final_conv_out)
-        multiple = 2 ** (len(CHANNELS) // 2)  # the channels come in pairs, down and up; each pair halves once
+        multiple = 2 ** (len(channels) // 2)
         super().__init__(backbone, multiple=multiple, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
         self.integration_steps = integration_steps
+        self.half_res = half_res
 
     def field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """The displacement field (B, 3, D, H, W) in voxels, integrated."""
-        return integrate(super().field(moving, fixed), self.integration_steps)
+        velocity = super().field(moving, fixed)
+        if not self.half_res:
+            return integrate(velocity, self.integration_steps)
+        size = velocity.shape[2:]
+        half = rescaled(velocity, [-(-length // 2) for length in size])
+        return rescaled(integrate(half, self.integration_steps), size)
+
+
+def rescaled(field: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """A field (B, 3, ...) in voxels on another number of voxels of the same box, and in those voxels."""
+    factors = [new / old for new, old in zip(size, field.shape[2:], strict=True)]
+    resized = F.interpolate(field.float(), size=tuple(size), mode="trilinear", align_corners=False)
+    return resized * resized.new_tensor(factors).reshape(1, 3, 1, 1, 1)
 
 
 @register_model("voxelmorph3d")
 def create_voxelmorph3d(
+    in_channels: int = 2,
+    unet_out_channels: int = UNET_OUT_CHANNELS,
+    channels: Sequence[int] = CHANNELS,
+    final_conv_channels: Sequence[int] = FINAL_CONV_CHANNELS,
     integration_steps: int = 7,
+    half_res: bool = False,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
 ) -> nn.Module:
     """Deformable, by default diffeomorphic, registration by MONAI's VoxelMorph network; any image size works."""
-    return VoxelMorphModel(integration_steps, warp_mode, warp_padding_mode)
+    check_in_channels(in_channels)
+    return VoxelMorphModel(
+        integration_steps,
+        unet_out_channels,
+        channels,
+        final_conv_channels,
+        half_res,
+        warp_mode,
+        warp_padding_mode,
+    )

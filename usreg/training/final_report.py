@@ -23,7 +23,7 @@ from .trainer import Trainer
 PICTURED_CASES = 3
 """Validation cases that get a picture."""
 
-PICTURED = ("moving", "fixed", "warped", "ddf", "moving_label", "fixed_label", "warped_label", "spacing")
+PICTURED = ("moving", "fixed", "warped", "ddf", "moving_label", "fixed_label", "warped_label", "spacing", "affine")
 """What a picture shows, where the dataset has it."""
 
 

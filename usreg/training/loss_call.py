@@ -15,12 +15,15 @@ from ..models.warp import warp
 BATCH_TENSORS = ("moving", "moving_label", "fixed_label", "moving_mask", "fixed_mask")
 """Tensors of a batch that a loss may ask for by a keyword-only parameter of the same name."""
 
-EXTRAS = (*BATCH_TENSORS, "warped_label", "pred_dvf", "gt_dvf")
-"""Every name that a keyword-only parameter of a loss may have: those of the batch, and what the loop derives."""
+WARPED_LABEL = ("warped_label", "warped_moving_label")
+"""Two names of one tensor."""
+
+EXTRAS = (*BATCH_TENSORS, *WARPED_LABEL, "pred_dvf", "gt_dvf")
+"""Every name that a keyword parameter of a loss may have: those of the batch, and what the loop derives."""
 
 CONTRACT = (
     "a loss is called as forward(warped, fixed), or as forward(warped, fixed, pred_dvf, gt_dvf) where it takes four "
-    f"positional arguments; keyword-only parameters may be named {', '.join(EXTRAS)}"
+    f"positional arguments; further parameters, keyword-only or not, may be named {', '.join(EXTRAS)}"
 )
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -30,9 +33,11 @@ class LossCall:
     """Calls a loss with what its signature asks for.
 
     A loss whose ``forward`` takes four positional arguments (or ``*args``) gets ``(warped, fixed, pred_dvf, gt_dvf)``,
-    ``gt_dvf`` being None where the batch has no ``dvf``; any other gets ``(warped, fixed)``. Keyword-only parameters
-    named in :data:`EXTRAS` are filled too, with None where the batch lacks the tensor; ``warped_label`` is the moving
-    label under the predicted field, linear and differentiable.
+    ``gt_dvf`` being None where the batch has no ``dvf``; any other gets ``(warped, fixed)``. Further parameters named
+    in :data:`EXTRAS`, keyword-only or not, are filled by name, with None where the batch lacks the tensor.
+    ``warped_label``, or ``warped_moving_label``, is the moving label under the predicted field, linear and
+    differentiable. Outside the volume it goes on as an attribute ``label_warp_padding_mode`` of the loss says:
+    ``border`` where there is none.
 
     Args:
         loss: the loss module, possibly wrapped (``torch.compile``, a parallel wrapper) or a plain function.
@@ -43,16 +48,19 @@ class LossCall:
 
     def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
         self.loss = loss
+        self.label_padding: str = getattr(_innermost(loss), "label_warp_padding_mode", "border")
         signature = inspect.signature(_signed(loss))
         parameters = list(signature.parameters.values())
         positional = [p for p in parameters if p.kind in POSITIONAL]
         takes_any = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
         keyword_only = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
-        self.dvf_aware = takes_any or len(positional) >= 4
-        self.extras = tuple(p.name for p in keyword_only if p.name in EXTRAS)
+        by_name = any(p.name in (*BATCH_TENSORS, *WARPED_LABEL) for p in positional[2:4])
+        self.dvf_aware = takes_any or (len(positional) >= 4 and not by_name)
         given = 4 if self.dvf_aware else 2
-        unfilled = [p.name for p in positional[given:] if p.default is inspect.Parameter.empty]
+        self.extras = tuple(p.name for p in (*positional[given:], *keyword_only) if p.name in EXTRAS)
+        rest = [p for p in positional[given:] if p.name not in EXTRAS]
+        unfilled = [p.name for p in rest if p.default is inspect.Parameter.empty]
         unfilled += [p.name for p in keyword_only if p.name not in EXTRAS and p.default is inspect.Parameter.empty]
         if unfilled or (len(positional) < 2 and not takes_any):
             needs = f"; nothing is known to pass as {', '.join(unfilled)}" if unfilled else ""
@@ -71,29 +79,29 @@ class LossCall:
         arguments = [warped, batch["fixed"]]
         if self.dvf_aware:
             arguments += [ddf, batch.get("dvf")]
-        return self.loss(*arguments, **{name: _extra(name, ddf, batch) for name in self.extras})
-
-
-def _extra(name: str, ddf: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor | None:
-    if name == "pred_dvf":
-        return ddf
-    if name == "gt_dvf":
-        return batch.get("dvf")
-    if name == "warped_label":
-        label = batch.get("moving_label")
-        return None if label is None else warp(label, ddf)
-    return batch.get(name)
+        known = {"pred_dvf": ddf, "gt_dvf": batch.get("dvf")}
+        if wanted := set(self.extras).intersection(WARPED_LABEL):
+            label = batch.get("moving_label")
+            warped_label = None if label is None else warp(label, ddf, padding_mode=self.label_padding)
+            known |= dict.fromkeys(wanted, warped_label)
+        extras = {name: known[name] if name in known else batch.get(name) for name in self.extras}
+        return self.loss(*arguments, **extras)
 
 
 def _signed(loss: Callable[..., Any]) -> Callable[..., Any]:
     """The callable whose signature counts: the forward of a module, looked up below wrappers that take anything."""
-    if not isinstance(loss, nn.Module):
-        return loss
-    for wrapped in ("_orig_mod", "module"):  # torch.compile's name, and that of the parallel wrappers
-        inner = getattr(loss, wrapped, None)
-        if isinstance(inner, nn.Module) and _takes_anything(loss.forward):
-            return _signed(inner)
-    return loss.forward
+    inner = _innermost(loss)
+    return inner.forward if isinstance(inner, nn.Module) else inner
+
+
+def _innermost(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss below wrappers that take anything."""
+    if isinstance(loss, nn.Module):
+        for wrapped in ("_orig_mod", "module"):  # torch.compile's name, and that of the parallel wrappers
+            inner = getattr(loss, wrapped, None)
+            if isinstance(inner, nn.Module) and _takes_anything(loss.forward):
+                return _innermost(inner)
+    return loss
 
 
 def _takes_anything(function: Callable[..., Any]) -> bool:

@@ -182,7 +182,11 @@ def _try_out(accelerator: Accelerator, network: nn.Module, loss_call: LossCall, 
                 "one shape; the dataset resizes both to its image_size"
             )
         batch = send_to_device(collate([sample]), accelerator.device)
-        warped, ddf = _checked_prediction(network(batch["moving"], batch["fixed"]), batch["fixed"].shape)
+        try:
+            prediction = network(batch["moving"], batch["fixed"])
+        except ValueError as error:
+            raise ConfigError(f"the model cannot use {case}: {error}") from error
+        warped, ddf = _checked_prediction(prediction, batch["fixed"].shape)
         try:
             loss = loss_call(warped, ddf, batch)
         except ValueError as error:

@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 
 from usreg_kernels import jacobian_determinant
 
+from ..spatial import Grid
+from ..spatial.grid import DIRECTIONS
+
 Array = NDArray[np.float32]
 
 _PLANES = ("axial", "coronal", "sagittal")
 _AXES = "zyx"
+_WORLD_PLANES = ("sagittal", "coronal", "axial")
+"""The planes across x, y and z of the world."""
 _COLUMNS = (
     "moving",
     "fixed",
@@ -48,6 +53,7 @@ def save_registration_figure(
     fixed_label: torch.Tensor | None = None,
     warped_label: torch.Tensor | None = None,
     spacing: Sequence[float] | torch.Tensor | None = None,
+    affine: torch.Tensor | None = None,
 ) -> None:
     """Write a PNG of one case: the middle axial, coronal and sagittal slice (rows) of what went in and came out.
 
@@ -65,12 +71,16 @@ def save_registration_figure(
         fixed_label: (L, D, H, W).
         warped_label: (L, D, H, W).
         spacing: mm per voxel z, y, x, for the slices' proportions; 1 without.
+        affine: (4, 4) from voxels of the fixed image to mm in the world, RAS; gives the spacing, the names of the
+            planes and the places of the slices in mm.
     """
     images = [_volume(image) for image in (moving, fixed, warped)]
     labels = [None if label is None else _volume(label, 4)[0] for label in (moving_label, fixed_label, warped_label)]
     field = _volume(ddf, 4)
     jacobian = jacobian_determinant(torch.from_numpy(field)[None])[0, 0].numpy()
+    grid = None if affine is None else Grid(images[0].shape, affine.cpu().numpy())
     voxel = np.ones(3) if spacing is None else np.asarray(spacing, dtype=float)
+    voxel = voxel if grid is None else grid.spacing
     differences = [np.abs(image - images[1]) for image in (images[0], images[2])]
 
     figure, axes, below = _empty_figure(images[0].shape, voxel)
@@ -85,7 +95,8 @@ def save_registration_figure(
         _draw_outlines(row[:3], labels, axis)
         _draw_grid(row[5], field, axis, aspect)
         determinant = _draw_jacobian(row[6], jacobian, axis, aspect)
-    _finish(figure, axes, images[0].shape, title)
+    _finish(axes, _row_names(images[0].shape, grid))
+    figure.suptitle(title, fontsize=12, fontweight="bold")
     _draw_legend(below[0], labels)
     _draw_colour_bar(figure, shown, below[1], "intensity difference")
     _draw_colour_bar(figure, determinant, below[2], "volume ratio")
@@ -164,7 +175,17 @@ def _draw_jacobian(ax: Axes, jacobian: Array, axis: int, aspect: float) -> AxesI
     return shown
 
 
-def _finish(figure: Figure, axes: Any, shape: Sequence[int], title: str) -> None:
+def _row_names(shape: Sequence[int], grid: Grid | None) -> list[str]:
+    """For each axis, the plane that its middle slice is in, and where that is: in mm where the grid is known."""
+    middle = [length // 2 for length in shape]
+    if grid is None:
+        return [f"{plane}\n{axis} = {at}" for plane, axis, at in zip(_PLANES, _AXES, middle, strict=True)]
+    place = grid.to_world([middle])[0]
+    world = [next(axis for axis, ends in enumerate(DIRECTIONS) if letter in ends) for letter in grid.orientation]
+    return [f"{_WORLD_PLANES[axis]}\n{'xyz'[axis]} = {place[axis]:.0f} mm" for axis in world]
+
+
+def _finish(axes: Any, rows: Sequence[str]) -> None:
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])
@@ -172,9 +193,8 @@ def _finish(figure: Figure, axes: Any, shape: Sequence[int], title: str) -> None
             spine.set_color("#bbbbbb")
     for ax, name in zip(axes[0], _COLUMNS, strict=True):
         ax.set_title(name, fontsize=10)
-    for axis, plane in enumerate(_PLANES):
-        axes[axis, 0].set_ylabel(f"{plane}\n{_AXES[axis]} = {shape[axis] // 2}", fontsize=10)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    for row, name in zip(axes, rows, strict=True):
+        row[0].set_ylabel(name, fontsize=10)
 
 
 def _draw_colour_bar(figure: Figure, shown: AxesImage, ax: Axes, label: str) -> None:
