@@ -79,7 +79,7 @@ class TritonBackend(Backend):
         if first.device.type != device:
             return f"it runs on {device} tensors, and these are on {first.device}"
         if first.dtype == torch.float64:
-            return "its sums are float32, and these are float64"
+            return "it computes in float32, and these are float64"
         return None
 
 
