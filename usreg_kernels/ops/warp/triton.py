@@ -1,5 +1,7 @@
-"""Warp in Triton: one pass over the output for its values, one for the gradients of field and affine, three for that of
-the image. Nothing is saved: a coordinate is a few operations on the displacement. Composition is a warp, plus the field.
+"""Warp in Triton. Nothing is saved: a coordinate is a few operations on the displacement.
+
+One pass over the output finds its values, one the gradients of field and affine, three that of the image.
+Composition is a warp to which the field is added.
 
 The image's gradient is a sum over all voxels that look at it. Floating-point atomics would add in another order on
 every run. So gradients are scaled by a power of two and added as 64-bit integers, whose sum has the same bits in any
@@ -16,7 +18,8 @@ import triton
 
 from usreg_kernels.ops.triton_backend import OPTIONS, device_guard
 from usreg_kernels.ops.warp.native import PADDING_CODES
-from usreg_kernels.ops.warp.triton_kernels import add_up, convert, measure, pull, scatter, slopes
+from usreg_kernels.ops.warp.triton_gather import add_up, pull, slopes
+from usreg_kernels.ops.warp.triton_scatter import convert, measure, scatter
 
 BLOCK = 128  # output voxels of a program: one per thread
 TURNS = 16  # blocks of a program that adds up for the affine's gradient
@@ -65,10 +68,8 @@ class Call(NamedTuple):
     def numbers(self, turns: int = 1) -> list[int]:
         """What each kernel takes after its own arguments: pieces, channels, voxels, image_voxels, D, H, W, ..."""
         missing = [1] * (5 - self.image.ndim)
-        sizes = [*missing, *self.image.shape[2:]]
-        return [
-            self.pieces(turns), self.image.shape[1], self.voxels, self.image_voxels, *sizes, *[*missing, *self.size][1:],
-        ]  # fmt: skip
+        image_sizes, sizes = [*missing, *self.image.shape[2:]], [*missing, *self.size]
+        return [self.pieces(turns), self.image.shape[1], self.voxels, self.image_voxels, *image_sizes, *sizes[1:]]
 
     def constants(self) -> dict[str, Any]:
         """Of the compilation of each kernel that looks at the image."""
@@ -128,7 +129,9 @@ def _coordinate_gradients(call: Call, grad: torch.Tensor, to_field: bool, to_aff
     found = [torch.empty_like(tensor) for tensor in needed]
     turns = TURNS if to_affine else 1
     pieces = call.pieces(turns)
-    partials = image.new_empty((affine.numel(), pieces), dtype=torch.float32) if affine is not None and to_affine else None
+    partials = (
+        image.new_empty((affine.numel(), pieces), dtype=torch.float32) if affine is not None and to_affine else None
+    )
     slopes[(image.shape[0] * pieces,)](
         grad, image, field, affine, found[0] if to_field else None, partials, *call.numbers(turns),
         COMPOSES=call.composes, TURNS=turns, **call.constants(),
