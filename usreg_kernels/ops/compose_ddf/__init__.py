@@ -11,5 +11,5 @@ OP = Op(
     params="str padding_mode",
     outputs_like=reference.composed_like,
     reference=reference,
-    backends=(Native("cpu"), TritonBackend("compose_ddf")),
+    backends=(Native("cpu"), TritonBackend("compose_ddf"), Native("cuda")),
 )

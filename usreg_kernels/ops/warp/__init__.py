@@ -11,5 +11,5 @@ OP = Op(
     params="int[] size, str mode, str padding_mode",
     outputs_like=reference.warped_like,
     reference=reference,
-    backends=(Native("cpu"), TritonBackend("warp")),
+    backends=(Native("cpu"), TritonBackend("warp"), Native("cuda")),
 )
