@@ -116,8 +116,8 @@ def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
 def patch() -> None:
     """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of its ``Warp`` block.
 
-    The block keeps its own where the fused warp has no kernel: on GPUs, so far. ``DVF2DDF`` warps with it, so it
-    follows. Does nothing when done already.
+    The block keeps its own where no kernel of the fused warp can run. ``DVF2DDF`` warps with it, so it follows. Does
+    nothing when done already.
 
     Raises:
         ImportError: MONAI is not installed.

@@ -72,7 +72,7 @@ class TritonBackend(Backend):
         return missing()
 
     def declines(self, tensors: Tensors, **params: Any) -> str | None:
-        """It takes float32 and half precision, axes of up to 2^31 - 1 voxels, on GPUs, or in the interpreter on CPUs."""
+        """It takes float32 and half precision, and axes of less than 2^31 voxels, on GPUs; interpreted, on CPUs."""
         first = tensors[0]
         assert first is not None
         device = "cpu" if INTERPRETED else "cuda"

@@ -90,7 +90,7 @@ template <int kDims, bool kZeros, class T>
 __global__ void __launch_bounds__(kWarpThreads)
     warp_values(const __grid_constant__ WarpProblem<T> problem, Real<T>* output) {
   using R = Real<T>;
-  const OutputVoxel<R> voxel(problem, problem.pieces(1), 1, 0);
+  const OutputVoxel<R> voxel(problem, 0);
   if (!voxel.exists) return;
   const Place<R> place = Place<R>::template find<kDims, kZeros>(problem, voxel);
 #pragma unroll 1
@@ -132,18 +132,18 @@ __device__ void find_slopes(const WarpProblem<T>& problem, const OutputVoxel<Rea
 }
 
 // The gradient to the field, if field_grad is not null. With kSums also sums for that to the affine, one per block and
-// element: partials (batch * dims * (dims + 1), pieces); a block then takes kWarpTurns voxels per thread.
+// element: to partials (batch * dims * (dims + 1), stride), of which the slab's begin at an offset; a block then takes
+// kWarpTurns voxels per thread.
 template <int kDims, bool kZeros, bool kSums, class T>
 __global__ void __launch_bounds__(kWarpThreads)
     warp_slopes(const __grid_constant__ WarpProblem<T> problem, const Real<T>* grad_output, T* field_grad,
-                double* partials) {
+                double* partials, int64_t stride, int64_t offset) {
   using R = Real<T>;
   constexpr int kTurns = kSums ? kWarpTurns : 1;
-  const int64_t pieces = problem.pieces(kTurns);
   R sums[kDims][kDims + 1] = {};
 #pragma unroll 1
   for (int turn = 0; turn < kTurns; ++turn) {
-    const OutputVoxel<R> voxel(problem, pieces, kTurns, turn);
+    const OutputVoxel<R> voxel(problem, turn);
     if (!voxel.exists) break;
     R gradient[kDims];
     find_slopes<kDims, kZeros>(problem, voxel, grad_output, gradient);
@@ -160,14 +160,15 @@ __global__ void __launch_bounds__(kWarpThreads)
     }
   }
   if constexpr (kSums) {
-    const int64_t batch = blockIdx.x / pieces, piece = blockIdx.x - batch * pieces;
+    const uint32_t batch = problem.pieces.quotient(blockIdx.x);
+    const uint32_t piece = blockIdx.x - batch * problem.pieces.value;
 #pragma unroll
     for (int i = 0; i < kDims; ++i) {
 #pragma unroll
       for (int j = 0; j <= kDims; ++j) {
         const double total = block_sum(static_cast<double>(sums[i][j]));
-        const int64_t row = (batch * kDims + i) * (kDims + 1) + j;
-        if (threadIdx.x == 0) partials[row * pieces + piece] = total;
+        const int64_t row = (static_cast<int64_t>(batch) * kDims + i) * (kDims + 1) + j;
+        if (threadIdx.x == 0) partials[row * stride + offset + piece] = total;
       }
     }
   }

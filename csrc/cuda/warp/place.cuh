@@ -33,7 +33,14 @@ struct Divisor {
   }
 };
 
-// A warp of `batch` images. Sizes are those of the axes z, y, x; where there are fewer, the first ones are 1.
+#ifndef USREG_WARP_SLAB
+#define USREG_WARP_SLAB (1 << 30)
+#endif
+constexpr int64_t kWarpSlab = USREG_WARP_SLAB;  // output voxels of a launch, per image, unless a row alone has more
+constexpr int64_t kMostAlongAxis = int64_t{1} << 30;
+
+// A warp of `batch` images, or a slab of whole rows of its output. Sizes are those of the axes z, y, x; where there are
+// fewer, the first ones are 1.
 template <class T>
 struct WarpProblem {
   using R = Real<T>;
@@ -43,10 +50,17 @@ struct WarpProblem {
   int64_t batch, channels, image_voxels, voxels;
   int size[3];
   int64_t output_size[3];
-  Divisor width, height;  // of the output, where it has less than 2^31 voxels
   bool nearest, reflects, composes;
 
-  __host__ __device__ int64_t pieces(int turns) const { return ceil_div<int64_t>(voxels, kWarpThreads * turns); }
+  // The slab: its first voxel, the row of which is (first_z, first_y), and how many there are.
+  int64_t first;
+  int first_z, first_y;
+  uint32_t count;
+  int turns;              // output voxels of a thread
+  Divisor pieces;         // blocks per image
+  Divisor width, height;  // of the output
+
+  int64_t blocks() const { return batch * pieces.value; }
 };
 
 // An output voxel.
@@ -56,28 +70,20 @@ struct OutputVoxel {
   bool exists;
   R place[3];
 
-  // The voxel of this thread in the turn of a block; all threads of a block have one batch.
+  // The voxel of this thread in a turn; all threads of a block have one batch.
   template <class T>
-  __device__ OutputVoxel(const WarpProblem<T>& problem, int64_t pieces, int turns, int turn) {
-    batch = blockIdx.x / pieces;
-    index = ((blockIdx.x - batch * pieces) * turns + turn) * kWarpThreads + threadIdx.x;
-    exists = index < problem.voxels;
-    int64_t z, y, x;
-    if (problem.voxels <= INT32_MAX) {
-      const auto flat = static_cast<uint32_t>(exists ? index : 0);
-      const uint32_t row = problem.width.quotient(flat), plane = problem.height.quotient(row);
-      x = flat - row * problem.width.value;
-      y = row - plane * problem.height.value;
-      z = plane;
-    } else {
-      const int64_t flat = exists ? index : 0, row = flat / problem.output_size[2];
-      x = flat % problem.output_size[2];
-      y = row % problem.output_size[1];
-      z = row / problem.output_size[1];
-    }
-    place[0] = static_cast<R>(z);
-    place[1] = static_cast<R>(y);
-    place[2] = static_cast<R>(x);
+  __device__ OutputVoxel(const WarpProblem<T>& problem, int turn) {
+    const uint32_t image = problem.pieces.quotient(blockIdx.x);
+    const uint32_t piece = blockIdx.x - image * problem.pieces.value;
+    const uint32_t local = (piece * problem.turns + turn) * kWarpThreads + threadIdx.x;
+    batch = image;
+    index = problem.first + local;
+    exists = local < problem.count;
+    const uint32_t row = problem.width.quotient(local), from_first_plane = row + problem.first_y;
+    const uint32_t plane = problem.height.quotient(from_first_plane);
+    place[0] = static_cast<R>(problem.first_z + static_cast<int>(plane));
+    place[1] = static_cast<R>(static_cast<int>(from_first_plane - plane * problem.height.value));
+    place[2] = static_cast<R>(static_cast<int>(local - row * problem.width.value));
   }
 };
 

@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kWarpThreads)
     warp_scatter(const __grid_constant__ WarpProblem<T> problem, const Real<T>* grad_output, int count_bits, Sum* sums,
                  const Sum* state) {
   using R = Real<T>;
-  const OutputVoxel<R> voxel(problem, problem.pieces(1), 1, 0);
+  const OutputVoxel<R> voxel(problem, 0);
   if (!voxel.exists) return;
   const Place<R> place = Place<R>::template find<kDims, kZeros>(problem, voxel);
   if (!place.finite) return;

@@ -1,6 +1,6 @@
 // Warp of images by a field, an affine or both, and composition of fields, on GPUs: the launchers.
 
-#include <limits>
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
@@ -31,21 +31,37 @@ WarpProblem<T> make_problem(const WarpCall& call, const Modes& modes) {
   problem.channels = call.image.size(1);
   problem.image_voxels = problem.voxels = 1;
   for (int axis = 0; axis < 3; ++axis) {
-    STD_TORCH_CHECK(call.image_size(axis) < std::numeric_limits<int32_t>::max(), call.op,
-                    ": an axis of an image has less than 2^31 - 1 voxels, not ", call.image_size(axis));
+    const int64_t longest = std::max(call.image_size(axis), call.output_size(axis));
+    STD_TORCH_CHECK(longest < kMostAlongAxis, call.op, ": an axis has less than 2^30 voxels, not ", longest);
     problem.size[axis] = static_cast<int>(call.image_size(axis));
     problem.output_size[axis] = call.output_size(axis);
     problem.image_voxels *= problem.size[axis];
     problem.voxels *= problem.output_size[axis];
   }
-  if (problem.voxels > 0 && problem.voxels <= std::numeric_limits<int32_t>::max()) {
-    problem.height = Divisor::of(static_cast<uint32_t>(problem.output_size[1]));
-    problem.width = Divisor::of(static_cast<uint32_t>(problem.output_size[2]));
-  }
+  problem.width = Divisor::of(static_cast<uint32_t>(problem.output_size[2]));
+  problem.height = Divisor::of(static_cast<uint32_t>(problem.output_size[1]));
   problem.nearest = modes.interpolation == Interpolation::kNearest;
   problem.reflects = modes.padding == Padding::kReflection;
   problem.composes = modes.composes;
   return problem;
+}
+
+// The output in slabs of whole rows, which 32 bits count.
+template <class T>
+std::vector<WarpProblem<T>> cut_into_slabs(WarpProblem<T> problem, int turns) {
+  const int64_t width = problem.output_size[2], height = problem.output_size[1], rows = problem.voxels / width;
+  const int64_t rows_at_once = std::max<int64_t>(1, kWarpSlab / width);
+  std::vector<WarpProblem<T>> slabs;
+  for (int64_t row = 0; row < rows; row += rows_at_once) {
+    problem.first = row * width;
+    problem.first_z = static_cast<int>(row / height);
+    problem.first_y = static_cast<int>(row % height);
+    problem.count = static_cast<uint32_t>(std::min(rows_at_once, rows - row) * width);
+    problem.turns = turns;
+    problem.pieces = Divisor::of(ceil_div<uint32_t>(problem.count, kWarpThreads * turns));
+    slabs.push_back(problem);
+  }
+  return slabs;
 }
 
 template <int kDims, bool kZeros, class T>
@@ -78,8 +94,10 @@ Tensor values(const WarpCall& call, const Modes& modes) {
     using T = typename decltype(tag)::type;
     const WarpProblem<T> problem = make_problem<T>(call, modes);
     dispatch_kernels<T>(call.dims, modes.padding, [&](auto kernels) {
-      launches.run(decltype(kernels)::type::values, problem.batch * problem.pieces(1), kWarpThreads, 0, problem,
-                   mutable_data<Real<T>>(output));
+      for (const WarpProblem<T>& slab : cut_into_slabs(problem, 1)) {
+        launches.run(decltype(kernels)::type::values, slab.blocks(), kWarpThreads, 0, slab,
+                     mutable_data<Real<T>>(output));
+      }
     });
   });
   launches.check(call.op);
@@ -90,19 +108,25 @@ template <class T>
 void launch_slopes(TensorLaunches& launches, const WarpCall& call, const Modes& modes, const Tensor& grad,
                    const std::optional<Tensor>& to_field, const std::optional<Tensor>& to_affine) {
   using R = Real<T>;
-  const WarpProblem<T> problem = make_problem<T>(call, modes);
+  const auto slabs = cut_into_slabs(make_problem<T>(call, modes), to_affine.has_value() ? kWarpTurns : 1);
   T* const field_grad = mutable_data<T>(to_field);
   dispatch_kernels<T>(call.dims, modes.padding, [&](auto kernels) {
     using Picked = typename decltype(kernels)::type;
     if (!to_affine.has_value()) {
-      launches.run(Picked::slopes, problem.batch * problem.pieces(1), kWarpThreads, 0, problem, data<R>(grad),
-                   field_grad, nullptr);
+      for (const WarpProblem<T>& slab : slabs) {
+        launches.run(Picked::slopes, slab.blocks(), kWarpThreads, 0, slab, data<R>(grad), field_grad, nullptr, 0, 0);
+      }
       return;
     }
-    const int64_t pieces = problem.pieces(kWarpTurns), elements = to_affine->numel();
+    int64_t pieces = 0, offset = 0;
+    for (const WarpProblem<T>& slab : slabs) pieces += slab.pieces.value;
+    const int64_t elements = to_affine->numel();
     const Tensor partials = torch::stable::new_empty(call.image, {elements, pieces}, ScalarType::Double);
-    launches.run(Picked::slopes_and_sums, problem.batch * pieces, kWarpThreads, block_sum_bytes<double>(kWarpThreads),
-                 problem, data<R>(grad), field_grad, mutable_data<double>(partials));
+    for (const WarpProblem<T>& slab : slabs) {
+      launches.run(Picked::slopes_and_sums, slab.blocks(), kWarpThreads, block_sum_bytes<double>(kWarpThreads), slab,
+                   data<R>(grad), field_grad, mutable_data<double>(partials), pieces, offset);
+      offset += slab.pieces.value;
+    }
     launches.run(warp_add_up<R>, elements, kFinishThreads, block_sum_bytes<double>(kFinishThreads),
                  data<double>(partials), pieces, mutable_data<R>(*to_affine));
   });
@@ -127,8 +151,10 @@ void launch_scatter(TensorLaunches& launches, const WarpCall& call, const Modes&
   launches.run(warp_measure<R>, ceil_div<int64_t>(grad.numel(), kMeasureThreads * kMeasuresAtOnce), kMeasureThreads, 0,
                data<R>(grad), grad.numel(), state);
   dispatch_kernels<T>(call.dims, modes.padding, [&](auto kernels) {
-    launches.run(decltype(kernels)::type::scatter, problem.batch * problem.pieces(1), kWarpThreads, 0, problem,
-                 data<R>(grad), count_bits, sums, state);
+    for (const WarpProblem<T>& slab : cut_into_slabs(problem, 1)) {
+      launches.run(decltype(kernels)::type::scatter, slab.blocks(), kWarpThreads, 0, slab, data<R>(grad), count_bits,
+                   sums, state);
+    }
   });
   launches.run(warp_convert<T>, ceil_div<int64_t>(count, kMeasureThreads), kMeasureThreads, 0, sums, state, count_bits,
                count, mutable_data<T>(to_image));
