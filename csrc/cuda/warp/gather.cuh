@@ -131,11 +131,21 @@ __device__ void find_slopes(const WarpProblem<T>& problem, const OutputVoxel<Rea
   }
 }
 
+// Blocks per multiprocessor that the registers leave room for. Capability 7.5 never runs more than eight.
+template <class R>
+constexpr int slopes_blocks(bool sums) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return sizeof(R) == 8 && sums ? 4 : 8;
+#else
+  return (sizeof(R) == 8 ? 4 : 8) + (sums ? 0 : 4);
+#endif
+}
+
 // The gradient to the field, if field_grad is not null. With kSums also sums for that to the affine, one per block and
 // element: to partials (batch * dims * (dims + 1), stride), of which the slab's begin at an offset; a block then takes
 // kWarpTurns voxels per thread.
 template <int kDims, bool kZeros, bool kSums, class T>
-__global__ void __launch_bounds__(kWarpThreads)
+__global__ void __launch_bounds__(kWarpThreads, slopes_blocks<Real<T>>(kSums))
     warp_slopes(const __grid_constant__ WarpProblem<T> problem, const Real<T>* grad_output, T* field_grad,
                 double* partials, int64_t stride, int64_t offset) {
   using R = Real<T>;

@@ -50,6 +50,7 @@ struct WarpProblem {
   int64_t batch, channels, image_voxels, voxels;
   int size[3];
   int64_t output_size[3];
+  R inverse_period[3];  // of reflection, along each axis
   bool nearest, reflects, composes;
 
   // The slab: its first voxel, the row of which is (first_z, first_y), and how many there are.
@@ -105,7 +106,7 @@ __device__ inline bool is_finite(R value) {
 }
 
 template <bool kZeros, class R>
-__device__ WarpAxis<R> locate_on_axis(R coordinate, int size, bool nearest, bool reflects) {
+__device__ WarpAxis<R> locate_on_axis(R coordinate, int size, R inverse_period, bool nearest, bool reflects) {
   const R low = kZeros ? R(-1) : R(0), high = static_cast<R>(kZeros ? size : size - 1);
   WarpAxis<R> found;
   found.slope = 1;
@@ -113,7 +114,7 @@ __device__ WarpAxis<R> locate_on_axis(R coordinate, int size, bool nearest, bool
     const R period = size > 1 ? 2 * high : R(1);
     found.slope = coordinate < 0 ? R(-1) : R(1);
     coordinate *= found.slope;
-    coordinate -= floor(coordinate / period) * period;
+    coordinate -= floor(coordinate * inverse_period) * period;  // clamped later, if this is a turn off at its end
     if (coordinate > high) {
       found.slope = -found.slope;
       coordinate = period - coordinate;
@@ -164,7 +165,8 @@ struct Place {
         coordinate += widen(problem.field[(voxel.batch * kDims + number) * problem.voxels + voxel.index]);
       }
       place.finite = place.finite && is_finite(coordinate);
-      place.axis[axis] = locate_on_axis<kZeros>(coordinate, problem.size[axis], problem.nearest, problem.reflects);
+      place.axis[axis] = locate_on_axis<kZeros>(coordinate, problem.size[axis], problem.inverse_period[axis],
+                                                problem.nearest, problem.reflects);
       place.index += place.axis[axis].lower * strides[axis];
       place.step[axis] = kZeros || problem.size[axis] > 1 ? strides[axis] : 0;
     }

@@ -34,6 +34,7 @@ WarpProblem<T> make_problem(const WarpCall& call, const Modes& modes) {
     const int64_t longest = std::max(call.image_size(axis), call.output_size(axis));
     STD_TORCH_CHECK(longest < kMostAlongAxis, call.op, ": an axis has less than 2^30 voxels, not ", longest);
     problem.size[axis] = static_cast<int>(call.image_size(axis));
+    problem.inverse_period[axis] = 1 / static_cast<Real<T>>(std::max(1, 2 * (problem.size[axis] - 1)));
     problem.output_size[axis] = call.output_size(axis);
     problem.image_voxels *= problem.size[axis];
     problem.voxels *= problem.output_size[axis];
