@@ -183,6 +183,14 @@ CUDA: Budgets = {
     ("bending_energy.write_gradient", "map"): (177, 144),
     ("dvf_mse.sum_errors", "mean"): (18, 32),
     ("dvf_mse.write_gradients", "mean"): (24, 32),
+    ("warp.slopes", "field"): (73, 40),
+    ("warp.slopes", "affine"): (631, 64),
+    ("warp.slopes", "zeros"): (76, 40),
+    ("warp.scatter", "field, gradient to image"): (196, 40),
+    ("warp.values", "field"): (64, 32),
+    ("warp.values", "zeros"): (83, 40),
+    ("warp.measure", "field, gradient to image"): (24, 32),
+    ("warp.convert", "field, gradient to image"): (66, 16),
 }
 
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 56}
