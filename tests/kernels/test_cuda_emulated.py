@@ -17,16 +17,19 @@ from kernels import test_field_adam as field_adam
 from kernels import test_gaussian_smooth as smoothing
 from kernels import test_jacobian as jacobian
 from kernels import test_random_cases as random_cases
+from kernels import test_random_warps as random_warps
+from kernels import test_warp as warps
 from kernels.cases import CASES, DTYPES, ONE_CASE_PER_OP, Case
 from kernels.compare import assert_close
 from kernels.cuda_on_cpu import build
 from kernels.field_steps import FLOATS
 from kernels.lncc_features import FEATURES, Feature, assert_recomputing_gives_the_same_bits, kernel
+from kernels.warped_shapes import WARPED_SHAPES, assert_warps_like_the_reference
 
 import usreg_kernels as uk
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels import dispatch
-from usreg_kernels.fields import PADDING_MODES
+from usreg_kernels.fields import INTERPOLATIONS, PADDING_MODES
 from usreg_kernels.functional import LOSSES
 from usreg_kernels.optim import SCALES, Scale
 
@@ -266,6 +269,58 @@ def test_smoothing(padding_mode: str, sigma: float, shape: tuple[int, ...]) -> N
 def test_smoothing_with_special_sigmas_and_values(padding_mode: str) -> None:
     smoothing.test_sigma_per_axis("cuda", padding_mode)
     smoothing.test_nan_and_infinity_spread_as_far_as_the_filter("cuda", padding_mode)
+
+
+# ---- warp and composition --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_warp_equals_grid_sample(dims: int, mode: str, padding_mode: str) -> None:
+    for kind in ("anywhere", "centres and halves"):
+        warps.test_equals_grid_sample("cuda", dims, mode, padding_mode, kind)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+def test_warp_at_the_edges(padding_mode: str) -> None:
+    warps.test_an_affine_is_the_field_that_it_makes("cuda", padding_mode)
+    warps.test_an_axis_of_one_voxel("cuda", padding_mode)
+    for mode in INTERPOLATIONS:
+        for bad in (float("nan"), float("inf"), float("-inf")):
+            warps.test_coordinates_that_are_not_finite("cuda", mode, padding_mode, bad)
+
+
+def test_warp_far_outside() -> None:
+    for mode in INTERPOLATIONS:
+        for far in (1e9, -1e9, 3e38, -3e38):
+            warps.test_far_outside("cuda", mode, far)
+
+
+def test_warp_gradients() -> None:
+    warps.test_many_voxels_that_look_at_the_same_one("cuda")
+    warps.test_incoming_gradients_that_are_not_finite("cuda")
+    for exponent in (-120, 120):
+        warps.test_gradients_of_any_magnitude("cuda", exponent)
+
+
+def test_warp_for_whole_batches_and_in_halves() -> None:
+    warps.test_one_affine_for_the_whole_batch("cuda")
+    warps.test_composition_is_one_warp_after_the_other("cuda")
+    for dtype in (torch.float16, torch.bfloat16):
+        warps.test_half_precision_has_float32_coordinates_and_values("cuda", dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("shape", "size"), WARPED_SHAPES.values(), ids=WARPED_SHAPES)
+def test_warp_shape(shape: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype) -> None:
+    assert_warps_like_the_reference("cuda", shape, size, dtype)
+
+
+@pytest.mark.parametrize("op", random_warps.FUNCTIONS)
+def test_random_warps(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_warps, "CASES", 300)
+    random_warps.test_random_calls(op, "cuda")
 
 
 # ---- random calls, and wrong ones ------------------------------------------------------------------------------------

@@ -167,6 +167,47 @@ def test_many_voxels_that_look_at_the_same_one(backend: str) -> None:
     assert_close(gradients[0], expected, GRADIENT_TOLERANCE[widest(backend)])
 
 
+@pytest.mark.parametrize("exponent", [-120, -100, 100, 120])
+@BACKENDS
+def test_gradients_of_any_magnitude(backend: str, exponent: int) -> None:
+    """The powers of two of the incoming gradient are those of all others."""
+    image, ddf = Case("warp", batch=1).tensors(widest(backend))
+    with uk.use_backend(backend):
+        warped = uk.warp(image, ddf)
+        incoming = torch.rand(warped.shape, generator=torch.Generator().manual_seed(6), dtype=warped.dtype)
+        wanted = torch.autograd.grad(warped, (image, ddf), incoming, retain_graph=True)
+        found = torch.autograd.grad(warped, (image, ddf), incoming * 2.0**exponent)
+    for gradient, other in zip(found, wanted, strict=True):
+        assert_close(gradient.double() * 2.0**-exponent, other, LOSS_TOLERANCE[widest(backend)])
+
+
+@BACKENDS
+def test_incoming_gradients_that_are_not_finite(backend: str) -> None:
+    """They reach the voxels of the image that their voxels look at, and no others."""
+    image, ddf = (tensor.detach() for tensor in Case("warp", batch=1).tensors(widest(backend)))
+    incoming = torch.rand(image.shape, generator=torch.Generator().manual_seed(7), dtype=image.dtype)
+    incoming[0, 0, 0, 0, 0] = float("inf")
+    incoming[0, 0, 1, 0, 0] = float("-inf")  # they share voxels of the image
+    incoming[0, 0, 3, 4, 0] = float("-inf")
+    incoming[0, 1, 0, 3, 4] = float("nan")
+    results = []
+    for name, dtype in ((backend, image.dtype), ("reference", torch.float64)):
+        leaves = [image.to(dtype).requires_grad_(), ddf.to(dtype).requires_grad_()]
+        with uk.use_backend(name):
+            results.append(torch.autograd.grad(uk.warp(*leaves), leaves, incoming.to(dtype)))
+    (found, found_field), (expected, expected_field) = results
+    assert len(expected[expected.isinf()].unique()) == 2
+    assert expected.isnan().any()
+    for gradient, wanted in ((found, expected), (found_field, expected_field)):
+        kinds = [torch.isposinf, torch.isneginf, torch.isnan]
+        if gradient is found_field:  # a sum of infinite and finite terms may be either, by how it is ordered
+            assert torch.equal(gradient.isfinite(), wanted.isfinite())
+        else:
+            assert all(torch.equal(kind(gradient), kind(wanted)) for kind in kinds)
+        finite = wanted.isfinite()
+        assert_close(gradient[finite], wanted[finite], GRADIENT_TOLERANCE[widest(backend)])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @BACKENDS
 def test_half_precision_has_float32_coordinates_and_values(backend: str, dtype: torch.dtype) -> None:

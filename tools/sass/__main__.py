@@ -92,6 +92,34 @@ def _smoothing(
         module.forward(x, needs_grad=[True], **params)
 
 
+def _warp(
+    module: ModuleType,
+    dtype: torch.dtype,
+    *,
+    by: str = "field",
+    to: str = "field",
+    channels: int = 1,
+    mode: str = "bilinear",
+    padding_mode: str = "border",
+) -> None:
+    """Forward, and the gradient to the image, the field or the affine."""
+    size = [128, 128, 128]
+    image = torch.empty(1, channels, *size, dtype=dtype)
+    ddf = torch.empty(1, 3, *size, dtype=dtype) if by == "field" else None
+    affine = torch.empty(1, 3, 4) if by == "affine" else None
+    params = {"size": size, "mode": mode, "padding_mode": padding_mode}
+    needs_grad = [to == "image", to == "field", to == "affine"]
+    warped, saved = module.forward(image, ddf, affine, needs_grad=needs_grad, **params)
+    module.backward(warped, saved, image, ddf, affine, needs_grad=needs_grad, **params)
+
+
+def _compose(module: ModuleType, dtype: torch.dtype) -> None:
+    outer, inner = torch.empty(2, 1, 3, 128, 128, 128, dtype=dtype)
+    params = {"needs_grad": [True, True], "padding_mode": "border"}
+    composed, saved = module.forward(outer, inner, **params)
+    module.backward(composed, saved, outer, inner, **params)
+
+
 def _lncc(
     module: ModuleType,
     dtype: torch.dtype,
@@ -149,6 +177,17 @@ CALLS: dict[str, dict[str, Call]] = {
         "sigma 1, reflection, adjoint": partial(_smoothing, padding_mode="reflection", adjoint=True),
         "sigma 3": partial(_smoothing, sigma=3.0),
     },
+    "warp": {
+        "field": _warp,
+        "field, gradient to image": partial(_warp, to="image"),
+        "affine": partial(_warp, by="affine", to="affine"),
+        "zeros": partial(_warp, padding_mode="zeros"),
+        "zeros, gradient to image": partial(_warp, padding_mode="zeros", to="image"),
+        "reflection": partial(_warp, padding_mode="reflection"),
+        "nearest": partial(_warp, mode="nearest", to="image"),
+        "three channels": partial(_warp, channels=3),
+    },
+    "compose_ddf": {"border": _compose},
 }
 """By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
 

@@ -136,6 +136,18 @@ def _jacobian(op: str, kernel: str, call: str, code: str) -> Kernel:
     return Kernel(f"{op}.{kernel}", call, "jacobian/jacobian.cuh", code, threads=128, voxels=1)
 
 
+def _warp() -> Iterator[Kernel]:
+    """The warp of volumes, whose main loop takes a channel; that of the sums for an affine takes a voxel."""
+    to_image = "field, gradient to image"
+    for title, zeros in (("field", "false"), ("zeros", "true")):
+        yield Kernel("warp.values", title, "warp/gather.cuh", f"warp_values<3, {zeros}, float>", 128, 1)
+        yield Kernel("warp.slopes", title, "warp/gather.cuh", f"warp_slopes<3, {zeros}, false, float>", 128, 1)
+    yield Kernel("warp.slopes", "affine", "warp/gather.cuh", "warp_slopes<3, false, true, float>", 128, 1)
+    yield Kernel("warp.measure", to_image, "warp/scatter.cuh", "warp_measure<float>", 256, 8)
+    yield Kernel("warp.scatter", to_image, "warp/scatter.cuh", "warp_scatter<3, false, float>", 128, 1)
+    yield Kernel("warp.convert", to_image, "warp/scatter.cuh", "warp_convert<float>", 256, 1)
+
+
 def kernels() -> Iterator[Kernel]:
     """The kernels of the table; the calls that Triton's part has too have the same names there."""
     for window in range(3, _LARGEST_MARCH + 2, 2):
@@ -165,3 +177,4 @@ def kernels() -> Iterator[Kernel]:
     header, types = "gaussian_smooth/gaussian_smooth.cuh", "<float, float, float>"
     yield Kernel("gaussian_smooth.filter_rows", "sigma 1", header, f"filter_rows{types}", threads=128, voxels=8)
     yield Kernel("gaussian_smooth.filter_columns", "sigma 1", header, f"filter_columns{types}", threads=256, voxels=4)
+    yield from _warp()

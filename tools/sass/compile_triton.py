@@ -30,8 +30,15 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-"""Triton's names of the dtypes of images and fields."""
+DTYPES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+}
+"""Triton's names of dtypes."""
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 _REGISTERS_PER_MULTIPROCESSOR = 65536
@@ -120,10 +127,10 @@ def recording(op: str) -> Iterator[tuple[ModuleType, list[Launch]]]:
     from triton.runtime.jit import JITFunction
 
     module = import_module(f"usreg_kernels.ops.{op}.triton")
-    second_stage = import_module("usreg_kernels.ops.triton_reduction")
+    shared = [import_module(f"usreg_kernels.ops.{name}") for name in ("triton_reduction", "warp.triton")]
     launches: list[Launch] = []
     replaced = []
-    for owner in (module, second_stage):
+    for owner in (module, *(other for other in shared if other is not module)):
         for name, kernel in vars(owner).items():
             if isinstance(kernel, JITFunction):
                 replaced.append((owner, name, kernel))

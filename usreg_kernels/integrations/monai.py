@@ -131,7 +131,7 @@ def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
 def patch() -> None:
     """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of ``Warp`` and ``DVF2DDF``.
 
-    The blocks keep their own where the fused warp has no kernel: on GPUs, so far. Does nothing when done already.
+    The blocks keep their own where no kernel of the fused ops can run. Does nothing when done already.
 
     Raises:
         ImportError: MONAI is not installed.

@@ -78,14 +78,16 @@ class TritonBackend(Backend):
         return missing()
 
     def declines(self, tensors: Tensors, **params: Any) -> str | None:
-        """It takes float32 and half precision, on GPUs, or in the interpreter on CPUs."""
+        """It takes float32 and half precision, and axes of less than 2^31 voxels, on GPUs; interpreted, on CPUs."""
         first = tensors[0]
         assert first is not None
         device = "cpu" if INTERPRETED else "cuda"
         if first.device.type != device:
             return f"it runs on {device} tensors, and these are on {first.device}"
         if first.dtype == torch.float64:
-            return "its sums are float32, and these are float64"
+            return "it computes in float32, and these are float64"
+        if any(length >= 2**31 for length in first.shape[2:]):
+            return "it takes at most 2^31 - 1 voxels along an axis"
         return None
 
 

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "common/checks.h"
-#include "common/tensors.h"
+#include "common/warp_call.h"
 #include "cpu/support/capability.h"
 #include "cpu/support/memory.h"
 #include "cpu/support/parallel.h"
@@ -34,50 +34,12 @@ constexpr int64_t kTasksPerThread = 4;    // of the gradient to the image, whose
 
 Tensor as_real(const Tensor& tensor) {
   const ScalarType real = real_dtype(tensor.scalar_type());
-  return as_contiguous(tensor.scalar_type() == real ? tensor : torch::stable::to(tensor, real));
+  return tensor.scalar_type() == real ? tensor : torch::stable::to(tensor, real);
 }
 
-// The arguments of the operators, checked, contiguous, and the images in the type that kernels compute with.
-struct Arguments {
-  Arguments(const char* op_name, const Tensor& image_arg, const std::optional<Tensor>& field_arg,
-            const std::optional<Tensor>& affine_arg, std::vector<int64_t> output_size)
-      : op(op_name), dtype(image_arg.scalar_type()), size(std::move(output_size)) {
-    dims = static_cast<int>(image_arg.dim()) - 2;
-    STD_TORCH_CHECK(dims >= 1 && dims <= 3, op, ": image must be (B, C, spatial...) with 1, 2 or 3 spatial dims, not ",
-                    shape_text(image_arg));
-    STD_TORCH_CHECK(static_cast<int>(size.size()) == dims, op, ": size must have ", dims, " numbers");
-    for (int64_t i = 2; i < image_arg.dim(); ++i) {
-      STD_TORCH_CHECK(image_arg.size(i) > 0, op, ": image must have voxels, not ", shape_text(image_arg));
-    }
-    if (field_arg.has_value()) check_field(image_arg, *field_arg);
-    if (affine_arg.has_value()) check_affine(image_arg, *affine_arg);
-    image = as_real(image_arg);
-    field = as_contiguous(field_arg);
-    affine = as_contiguous(affine_arg);
-  }
-
-  void check_field(const Tensor& image_arg, const Tensor& field_arg) const {
-    check_same_device(op, "ddf", field_arg, image_arg);
-    check_dtype(op, "ddf", field_arg, dtype);
-    bool fits =
-        field_arg.dim() == image_arg.dim() && field_arg.size(0) == image_arg.size(0) && field_arg.size(1) == dims;
-    for (int i = 0; fits && i < dims; ++i) fits = field_arg.size(i + 2) == size[i];
-    STD_TORCH_CHECK(fits, op, ": ddf must be (B, ", dims, ", size...), not ", shape_text(field_arg));
-  }
-
-  void check_affine(const Tensor& image_arg, const Tensor& affine_arg) const {
-    check_same_device(op, "affine", affine_arg, image_arg);
-    check_dtype(op, "affine", affine_arg, real_dtype(dtype));
-    const bool fits = affine_arg.dim() == 3 && affine_arg.size(0) == image_arg.size(0) && affine_arg.size(1) == dims &&
-                      affine_arg.size(2) == dims + 1;
-    STD_TORCH_CHECK(fits, op, ": affine must be (B, ", dims, ", ", dims + 1, "), not ", shape_text(affine_arg));
-  }
-
-  std::vector<int64_t> output_shape() const {
-    std::vector<int64_t> shape = {image.size(0), image.size(1)};
-    shape.insert(shape.end(), size.begin(), size.end());
-    return shape;
-  }
+// A call, with the image in the type that kernels compute with.
+struct Arguments : WarpCall {
+  explicit Arguments(const WarpCall& call) : WarpCall(call) { image = as_real(image); }
 
   template <class R>
   Problem<R> problem(Interpolation interpolation, Padding padding) const {
@@ -88,9 +50,8 @@ struct Arguments {
     problem.batch = image.size(0);
     problem.channels = image.size(1);
     for (int axis = 0; axis < 3; ++axis) {
-      const int given = axis - 3 + dims;
-      problem.image_size[axis] = given < 0 ? 1 : image.size(given + 2);
-      problem.output_size[axis] = given < 0 ? 1 : size[given];
+      problem.image_size[axis] = image_size(axis);
+      problem.output_size[axis] = output_size(axis);
     }
     problem.image = static_cast<const R*>(image.const_data_ptr());
     problem.field_dtype = dtype;
@@ -98,13 +59,6 @@ struct Arguments {
     if (affine.has_value()) problem.affine = static_cast<const R*>(affine->const_data_ptr());
     return problem;
   }
-
-  const char* op;
-  ScalarType dtype;
-  std::vector<int64_t> size;
-  int dims;
-  Tensor image;
-  std::optional<Tensor> field, affine;
 };
 
 // Calls function(TypeTag<R>()) with the type that an image computes in.
@@ -188,11 +142,7 @@ struct Wanted {
 Gradients gradients(const Tensor& grad_output, const Arguments& arguments, Interpolation interpolation, Padding padding,
                     bool composes, Wanted wanted) {
   check_on_cpu(arguments.op, "image", arguments.image);
-  check_same_device(arguments.op, "grad_output", grad_output, arguments.image);
-  check_dtype(arguments.op, "grad_output", grad_output, arguments.image.scalar_type());
-  bool fits = grad_output.dim() == arguments.dims + 2;
-  for (int64_t i = 0; fits && i < grad_output.dim(); ++i) fits = grad_output.size(i) == arguments.output_shape()[i];
-  STD_TORCH_CHECK(fits, arguments.op, ": grad_output must have the shape of the output, not ", shape_text(grad_output));
+  arguments.check_grad_output(grad_output);
   const Tensor grad = as_contiguous(grad_output);
   wanted.field &= arguments.field.has_value();
   wanted.affine &= arguments.affine.has_value();
@@ -226,35 +176,28 @@ constexpr const char* kCompose = "compose_ddf";
 
 Tensor warp_values(const Tensor& image, const std::optional<Tensor>& ddf, const std::optional<Tensor>& affine,
                    std::vector<int64_t> size, int64_t mode, int64_t padding_mode) {
-  return values(Arguments(kWarp, image, ddf, affine, std::move(size)), check_interpolation(kWarp, mode),
+  return values(Arguments(WarpCall(kWarp, image, ddf, affine, std::move(size))), check_interpolation(kWarp, mode),
                 check_padding(kWarp, padding_mode), false);
 }
 
 Gradients warp_gradients(const Tensor& grad_output, const Tensor& image, const std::optional<Tensor>& ddf,
                          const std::optional<Tensor>& affine, std::vector<int64_t> size, int64_t mode,
                          int64_t padding_mode, bool image_grad, bool ddf_grad, bool affine_grad) {
-  return gradients(grad_output, Arguments(kWarp, image, ddf, affine, std::move(size)), check_interpolation(kWarp, mode),
-                   check_padding(kWarp, padding_mode), false, {image_grad, ddf_grad, affine_grad});
-}
-
-Arguments compose_arguments(const Tensor& outer, const Tensor& inner) {
-  check_pair(kCompose, "outer", outer, "inner", inner);
-  std::vector<int64_t> size;
-  for (int64_t i = 2; i < outer.dim(); ++i) size.push_back(outer.size(i));
-  STD_TORCH_CHECK(outer.size(1) == outer.dim() - 2, kCompose, ": fields need a component per axis, not ",
-                  shape_text(outer));
-  return Arguments(kCompose, outer, inner, std::nullopt, size);
+  return gradients(grad_output, Arguments(WarpCall(kWarp, image, ddf, affine, std::move(size))),
+                   check_interpolation(kWarp, mode), check_padding(kWarp, padding_mode), false,
+                   {image_grad, ddf_grad, affine_grad});
 }
 
 Tensor compose_values(const Tensor& outer, const Tensor& inner, int64_t padding_mode) {
-  return values(compose_arguments(outer, inner), Interpolation::kBilinear, check_padding(kCompose, padding_mode), true);
+  return values(Arguments(compose_call(outer, inner)), Interpolation::kBilinear, check_padding(kCompose, padding_mode),
+                true);
 }
 
 std::tuple<std::optional<Tensor>, std::optional<Tensor>> compose_gradients(const Tensor& grad_output,
                                                                            const Tensor& outer, const Tensor& inner,
                                                                            int64_t padding_mode, bool outer_grad,
                                                                            bool inner_grad) {
-  const Gradients found = gradients(grad_output, compose_arguments(outer, inner), Interpolation::kBilinear,
+  const Gradients found = gradients(grad_output, Arguments(compose_call(outer, inner)), Interpolation::kBilinear,
                                     check_padding(kCompose, padding_mode), true, {outer_grad, inner_grad, false});
   return {std::get<0>(found), std::get<1>(found)};
 }
@@ -263,7 +206,7 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> compose_gradients(const
 Tensor square_gradient(const Tensor& grad_output, const Tensor& ddf, int64_t padding_mode) {
   constexpr const char* kSquare = "square_ddf";
   check_dtype(kSquare, "ddf", ddf, real_dtype(ddf.scalar_type()));
-  const Gradients found = gradients(grad_output, compose_arguments(ddf, ddf), Interpolation::kBilinear,
+  const Gradients found = gradients(grad_output, Arguments(compose_call(ddf, ddf)), Interpolation::kBilinear,
                                     check_padding(kSquare, padding_mode), true, {true, true, false, true});
   return *std::get<1>(found);
 }

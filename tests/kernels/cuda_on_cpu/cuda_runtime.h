@@ -70,6 +70,26 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
   return cuda_on_cpu_shuffle(cuda_on_cpu::Shuffle::kDown, mask, value, static_cast<int>(delta), width);
 }
 
+// Threads run one at a time, so that these need do nothing special.
+template <class T, class Update>
+T cuda_on_cpu_update(T* target, const Update& update) {
+  const T before = *target;
+  *target = update(before);
+  return before;
+}
+
+inline unsigned long long atomicAdd(unsigned long long* target, unsigned long long value) {
+  return cuda_on_cpu_update(target, [=](auto before) { return before + value; });
+}
+
+inline unsigned long long atomicMax(unsigned long long* target, unsigned long long value) {
+  return cuda_on_cpu_update(target, [=](auto before) { return before > value ? before : value; });
+}
+
+inline unsigned long long atomicOr(unsigned long long* target, unsigned long long value) {
+  return cuda_on_cpu_update(target, [=](auto before) { return before | value; });
+}
+
 // ---- launches ------------------------------------------------------------------------------------------------------
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };

@@ -3,6 +3,7 @@
 from usreg_kernels.ops.compose_ddf import reference
 from usreg_kernels.ops.compose_ddf.native import Native
 from usreg_kernels.ops.operator import Op
+from usreg_kernels.ops.triton_backend import TritonBackend
 
 OP = Op(
     name="compose_ddf",
@@ -10,5 +11,5 @@ OP = Op(
     params="str padding_mode",
     outputs_like=reference.composed_like,
     reference=reference,
-    backends=(Native("cpu"),),
+    backends=(Native("cpu"), TritonBackend("compose_ddf"), Native("cuda")),
 )

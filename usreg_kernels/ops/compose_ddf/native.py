@@ -1,4 +1,4 @@
-"""The compiled composition: C++ on CPUs (``csrc/cpu/warp``).
+"""The compiled composition: C++ on CPUs (``csrc/cpu/warp``), CUDA C++ on GPUs (``csrc/cuda/warp``).
 
 It is a warp of ``outer`` by ``inner`` to which ``inner`` is added, in the same pass.
 """

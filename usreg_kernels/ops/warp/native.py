@@ -1,4 +1,4 @@
-"""The compiled warp: C++ on CPUs (``csrc/cpu/warp``).
+"""The compiled warp: C++ on CPUs (``csrc/cpu/warp``), CUDA C++ on GPUs (``csrc/cuda/warp``).
 
 Nothing is saved for backward: a coordinate is a few operations on the displacement, which cost less than to write it in
 forward and to read it in backward.
