@@ -106,11 +106,11 @@ class Counter:
 
 @pytest.mark.skipif("cpu" not in uk.available_backends("integrate_velocity"), reason="no CPU library")
 def test_backward_holds_three_fields_beyond_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = get_backend(OP.name, "cpu")
+    backend, composition = get_backend(OP.name, "cpu"), get_backend("compose_ddf", "cpu")
     counter = Counter()
-    scaled, forward, back = squaring._scaled, backend.composition.forward, backend.square_backward
+    scaled, forward, back = squaring._scaled, composition.forward, backend.square_backward
     monkeypatch.setattr(squaring, "_scaled", lambda *a: counter.count(scaled(*a)))
-    monkeypatch.setattr(backend.composition, "forward", lambda *a, **k: (counter.count(forward(*a, **k)[0]), []))
+    monkeypatch.setattr(composition, "forward", lambda *a, **k: (counter.count(forward(*a, **k)[0]), []))
     monkeypatch.setattr(backend, "square_backward", lambda *a: counter.count(back(*a)))
     velocity = velocities(5, 6, 7)
     incoming = torch.ones_like(velocity)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from usreg_kernels.ops.compose_ddf.native import Native as Composition
 from usreg_kernels.ops.integrate_velocity.squaring import Squaring
 from usreg_kernels.ops.operator import LIBRARY
 from usreg_kernels.ops.warp.native import PADDING_CODES
@@ -16,14 +15,9 @@ LIBRARY.define("square_ddf_native_backward(Tensor grad_output, Tensor ddf, int p
 class Native(Squaring):
     """The gradient of a squaring is one field: that of the inner one, to which the outer one's is added in place."""
 
-    composition: Composition
-
-    def __init__(self) -> None:
-        super().__init__(Composition("cpu"))
-
     def square_backward(self, grad_output: torch.Tensor, field: torch.Tensor, padding_mode: str) -> torch.Tensor:
         """The gradient of ``compose_ddf(field, field)`` to ``field``."""
-        gradient: torch.Tensor = self.composition.kernels.square_ddf_native_backward(
+        gradient: torch.Tensor = torch.ops.usreg.square_ddf_native_backward(
             grad_output, field, PADDING_CODES[padding_mode]
         )
         return gradient

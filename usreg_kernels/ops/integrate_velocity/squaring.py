@@ -6,23 +6,29 @@ from collections.abc import Iterator
 
 import torch
 
+from usreg_kernels import dispatch
 from usreg_kernels.backend import Backend, BackendName, Tensors
+from usreg_kernels.ops.compose_ddf import OP as COMPOSE_DDF
 from usreg_kernels.ops.operator import loss_dtype
 
 _SEGMENT = 3  # squarings that a backward pass goes back over before it starts from the velocity once more
 
 
 class Squaring(Backend):
-    """Squares a field by a backend of ``compose_ddf``.
+    """Squares a field by the backend of ``compose_ddf`` that has the same name.
 
     Nothing is saved for backward, which needs the field before each squaring, in reverse order. It computes them again
     from the velocity, and holds at most three fields at a time beyond the incoming gradient and its result. Seven steps
     take eleven squarings more.
     """
 
-    def __init__(self, composition: Backend) -> None:
-        self.composition = composition
-        self.name: BackendName = composition.name
+    def __init__(self, name: BackendName) -> None:
+        self.name = name
+
+    @property
+    def composition(self) -> Backend:
+        """The backend that composes."""
+        return dispatch.get_backend(COMPOSE_DDF.name, self.name)
 
     def missing(self) -> str | None:
         """What the composition misses."""
