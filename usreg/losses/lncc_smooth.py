@@ -25,7 +25,7 @@ class LNCCWithSmoothness(nn.Module):
         folding_margin: determinants below it count; 0 counts folded voxels.
 
     Raises:
-        ValueError: a negative weight, an unknown penalty, a spacing that is not positive, or a margin that is not finite.
+        ValueError: a negative weight, an unknown penalty, a spacing that is not positive, a margin that is not finite.
     """
 
     def __init__(
