@@ -387,4 +387,5 @@ def test_a_field_of_more_than_2_31_voxels(op: str, backend: str) -> None:
         return FUNCTIONS[op](*fields, reduction="sum")
 
     with uk.use_backend(backend):
-        _compare_corners(loss, (1, 3, *LARGE), (3, *CORNER), images=len(Case(op).tensors()))
+        slopes = 1 if op == "folding" else 0  # a map between its two passes
+        _compare_corners(loss, (1, 3, *LARGE), (3, *CORNER), images=len(Case(op).tensors()), maps=slopes)

@@ -196,11 +196,12 @@ def test_defaults_are_those_of_the_reference() -> None:
         "clamp_smoothing": True,
     }
     smoothing = {"smooth_nr": 1e-4, "smooth_dr": 1e-2, "clamp_smoothing": True}
+    folding = {"folding_weight": 0.0, "folding_margin": 0.0}
     dvf = {"kernel_size": 9, **smoothing, "image_weight": 1.0, "dvf_weight": 1.0}
     reference: dict[str, dict[str, Any]] = {
         "lncc": lncc,
         "lncc_dvf": {**dvf, "smooth_weight": 0.0},
-        "lncc_smooth": {**lncc, "smooth_weight": 0.01, "penalty": "l2", "spacing": None},
+        "lncc_smooth": {**lncc, "smooth_weight": 0.01, "penalty": "l2", "spacing": None, **folding},
         "lncc_dice": {
             **lncc,
             "dice_weight": 1.0,
@@ -240,6 +241,18 @@ def test_lncc_dvf_without_the_true_field_is_the_image_term() -> None:
     alone.backward()
     assert warped.grad is not None
     assert not warped.grad.any()
+
+
+def test_lncc_smooth_counts_what_the_field_folds() -> None:
+    warped, fixed = (volume.float()[:1] for volume in volumes())
+    mirror = torch.zeros(1, 3, *SIZE)
+    mirror[:, 2] = -2.0 * torch.arange(float(SIZE[2]))  # determinant -1 everywhere
+    options = {"name": "lncc_smooth", "smooth_weight": 0.0, "spacing": [0.5, 1.0, 2.0]}
+    without = build_loss(options)(warped, fixed, mirror)
+    found = build_loss({**options, "folding_weight": 3.0, "folding_margin": 0.5})(warped, fixed, mirror)
+    torch.testing.assert_close(found, without + 3.0 * 1.5)
+    with pytest.raises(ConfigError, match="folding_weight is"):
+        build_loss({**options, "folding_weight": -1.0})
 
 
 def test_a_term_of_weight_zero_is_not_computed() -> None:

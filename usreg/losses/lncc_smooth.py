@@ -1,4 +1,4 @@
-"""``lncc_smooth``: LNCC of the images plus the smoothness of the field."""
+"""``lncc_smooth``: LNCC of the images plus the smoothness of the field, and what it folds."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from usreg_kernels import GradientSmoothnessLoss
+from usreg_kernels import FoldingLoss, GradientSmoothnessLoss
 
 from .lncc import LNCCImageLoss, window
 from .utils import check_weights, register_loss, weighted_sum
 
 
 class LNCCWithSmoothness(nn.Module):
-    """``LNCC + smooth_weight * smoothness(field)``.
+    """``LNCC + smooth_weight * smoothness(field) + folding_weight * folding(field)``.
 
     Args:
         image_loss: the LNCC.
         smooth_weight: weight of the smoothness.
         penalty: ``l2`` (squared) or ``l1`` (absolute) forward differences of the field.
         spacing: voxel size (z, y, x) in mm, one positive number per axis; differences are then per mm, not per voxel.
+        folding_weight: weight of the mean of ``max(0, folding_margin - determinant)``, of the Jacobian determinant.
+        folding_margin: determinants below it count; 0 counts folded voxels.
 
     Raises:
-        ValueError: a negative weight, an unknown penalty, or a spacing that is not positive.
+        ValueError: a negative weight, an unknown penalty, a spacing that is not positive, a margin that is not finite.
     """
 
     def __init__(
@@ -32,11 +34,15 @@ class LNCCWithSmoothness(nn.Module):
         smooth_weight: float = 0.01,
         penalty: str = "l2",
         spacing: Sequence[float] | None = None,
+        folding_weight: float = 0.0,
+        folding_margin: float = 0.0,
     ) -> None:
         super().__init__()
-        check_weights(smooth_weight=smooth_weight)
+        check_weights(smooth_weight=smooth_weight, folding_weight=folding_weight)
         self.image_loss = image_loss
         self.smooth_weight = smooth_weight
+        self.folding_weight = folding_weight
+        self.folding = FoldingLoss(margin=folding_margin)  # the field is in voxels, whatever their size
         per_axis = None if spacing is None else tuple(spacing)
         self.smoothness = GradientSmoothnessLoss(penalty=penalty, spacing=per_axis)  # type: ignore[arg-type]  # checked there
 
@@ -58,6 +64,7 @@ class LNCCWithSmoothness(nn.Module):
         terms = [(1.0, lambda: self.image_loss(warped, fixed))]
         if pred_dvf is not None:
             terms.append((self.smooth_weight, lambda: self.smoothness(pred_dvf)))
+            terms.append((self.folding_weight, lambda: self.folding(pred_dvf)))
         return weighted_sum(warped, *terms)
 
 
@@ -74,9 +81,11 @@ def create_lncc_smooth(
     smooth_weight: float = 0.01,
     penalty: str = "l2",
     spacing: Sequence[float] | None = None,
+    folding_weight: float = 0.0,
+    folding_margin: float = 0.0,
     **_: object,
 ) -> nn.Module:
-    """LNCC with the keys of ``lncc``, plus the smoothness of the field."""
+    """LNCC with the keys of ``lncc``, plus the smoothness of the field, and what it folds."""
     size = window(kernel_size, patch_size)
     image_loss = LNCCImageLoss(size, spatial_dims, kernel_type, reduction, smooth_nr, smooth_dr, clamp_smoothing)
-    return LNCCWithSmoothness(image_loss, smooth_weight, penalty, spacing)
+    return LNCCWithSmoothness(image_loss, smooth_weight, penalty, spacing, folding_weight, folding_margin)
