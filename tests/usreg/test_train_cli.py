@@ -80,6 +80,7 @@ def test_trains_on_files(tiny_file, manifest):
         (["loss.kernel_size=4"], ["kernel_size", "odd"]),
         (["loss.window=9"], ["window"]),
         (["train_dataset.num_samples=0"], ["num_samples"]),
+        (["model={name: globalnet3d}", "train_dataset.image_size=[8,8,8]"], ["built for images of [16, 16, 16]"]),
         (["training.resume=absent.pt"], ["absent.pt", "training.resume"]),
         (["training.save_dir=tiny.yaml/run"], ["tiny.yaml/run", "training.save_dir"]),
         (["epochs"], ["key=value"]),
