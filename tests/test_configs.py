@@ -12,8 +12,10 @@ from usreg.datasets import build_dataset
 from usreg.errors import ConfigError
 from usreg.losses import build_loss
 from usreg.models import build_model
+from usreg.registration.stages import load_stages
 
-CONFIGS = sorted(Path(str(resources.files("usreg"))).glob("configs/*.yaml"))
+FOLDER = Path(str(resources.files("usreg"))) / "configs"
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "register")  # which is no training
 NEED_FILES = {"mrus_prostate"}
 
 
@@ -40,3 +42,11 @@ def test_builds(path):
 def test_the_files_must_be_given(path):
     with pytest.raises(ConfigError, match=r"train_dataset\.json_file"):
         load_config(path)
+
+
+def test_the_registration_parses():
+    config, stages = load_stages()
+    assert [stage.stage for stage in stages] == ["affine", "greedy"]
+    for stage in stages:
+        build_loss(stage.loss)
+    assert config.start == "headers"

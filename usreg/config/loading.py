@@ -47,8 +47,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: naming the key, the file or "the command line", and what would be valid.
     """
     file = Path(path) if path is not None else _packaged_default()
-    from_file = _read_yaml(file)
-    given, overridden = _apply(from_file, overrides)
+    from_file = read_yaml(file)
+    given, overridden = apply_overrides(from_file, overrides)
     source = Source(str(file), frozenset(overridden))
     for key in ("plugins", "val_dataset", *SECTIONS):  # an empty section, as in "wandb:", means its defaults
         if given.get(key, {}) is None:
@@ -80,7 +80,7 @@ def _packaged_default() -> Path:
     return Path(str(resources.files("usreg") / "configs" / "deepreg_synthetic.yaml"))
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
     """The file's keys as plain containers, interpolations untouched."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return OmegaConf.to_container(content)  # type: ignore[return-value]
 
 
-def _apply(from_file: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def apply_overrides(from_file: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The file's keys with the overrides applied and interpolations resolved, and the keys that were overridden."""
     merged = OmegaConf.create(from_file)
     keys = []

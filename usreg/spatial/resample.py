@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 
-from usreg_kernels import warp
+from usreg_kernels import gaussian_smooth, warp
 from usreg_kernels.fields import Interpolation, PaddingMode
 
 from .grid import Grid
-from .transforms import Affine, Transform
+from .transforms import Affine, Chain, DisplacementField, Transform
 
 _ROUNDING = 1e-8
 
@@ -50,10 +49,40 @@ def resample(
         return warp(smoothed[None], affine=affine, size=target.size, mode=mode, padding_mode=padding_mode)[0]
     if antialias:
         volume = _smoothed(volume, np.linalg.inv(source.affine) @ target.affine)
+    if (field := _field_on(target, transform)) is not None:
+        affine, ddf = _in_voxels(field, _affines_after(transform), source, target)
+        return warp(volume[None], ddf.to(volume), affine=affine.to(volume), mode=mode, padding_mode=padding_mode)[0]
     centres = target.to_world(np.indices(target.size).reshape(3, -1).T)
     places = torch.from_numpy(source.to_voxels(transform(centres)).T.reshape(1, 3, *target.size)).to(volume.dtype)
     nowhere = torch.zeros(3, 4, dtype=volume.dtype)  # the places are coordinates, not displacements
     return warp(volume[None], places, affine=nowhere, mode=mode, padding_mode=padding_mode)[0]
+
+
+def _field_on(target: Grid, transform: Transform) -> DisplacementField | None:
+    """The field of a transform that begins with one on the target's own voxels and goes on with affines only."""
+    first = transform.transforms[0] if isinstance(transform, Chain) and transform.transforms else transform
+    if not isinstance(first, DisplacementField) or first.grid != target:
+        return None
+    rest = transform.transforms[1:] if isinstance(transform, Chain) else ()
+    return first if all(isinstance(other, Affine) for other in rest) else None
+
+
+def _affines_after(transform: Transform) -> np.ndarray:
+    """The product of the affines that follow on the first transform of a chain."""
+    matrix = np.eye(4)
+    for other in transform.transforms[1:] if isinstance(transform, Chain) else ():
+        matrix = other.matrix @ matrix  # type: ignore[attr-defined]
+    return matrix
+
+
+def _in_voxels(
+    field: DisplacementField, after: np.ndarray, source: Grid, target: Grid
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The affine (3, 4) and the field (1, 3, spatial...) of a warp, in voxels of the source: the field as it is."""
+    to_source = np.linalg.inv(source.affine) @ after
+    matrix = _whole(to_source @ target.affine)
+    ddf = torch.from_numpy(to_source[:3, :3]).to(field.displacement) @ field.displacement.flatten(1)
+    return torch.from_numpy(matrix[:3]), ddf.reshape(1, 3, *target.size)
 
 
 def _whole(matrix: np.ndarray) -> np.ndarray:
@@ -68,4 +97,4 @@ def _smoothed(volume: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
     sigma = np.maximum(0.0, (steps - 1) / 2)
     if sigma.max() < 1e-6:
         return volume
-    return torch.from_numpy(gaussian_filter(volume.numpy(), sigma=(0, *sigma), mode="nearest"))
+    return gaussian_smooth(volume[None], sigma.tolist(), truncate=4.0)[0]

@@ -1,0 +1,124 @@
+"""Rigid and affine registration: the matrix is optimised in the world, coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from usreg_kernels import warp
+
+from ..spatial import Affine, Grid
+from .convergence import Convergence
+from .levels import Level
+
+SHORTEST = 0.05
+"""The last step on a level, as a part of the first."""
+
+Model = Literal["translation", "rigid", "affine"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """How to register.
+
+    Attributes:
+        model: ``translation``, ``rigid`` (rotation and translation) or ``affine``.
+        iterations: the most on each level, from coarse to fine.
+        step: about how far a corner of the box moves in an iteration at the start, voxels of the level.
+        tolerance: see :class:`Convergence`.
+        seconds: the most that a level may take; None for any time.
+    """
+
+    model: Model = "affine"
+    iterations: Sequence[int] = (100, 50)
+    step: float = 0.5
+    tolerance: float = 1e-6
+    seconds: float | None = None
+
+
+class _Parameters:
+    """A matrix by numbers of which each moves the corners of the box by about a millimetre.
+
+    Points turn and stretch about the centre of the fixed box.
+    """
+
+    def __init__(self, model: Model, grid: Grid, start: Affine, device: torch.device) -> None:
+        self.model = model
+        self.centre = torch.from_numpy(grid.centre).to(device)
+        self.radius = float(np.linalg.norm(grid.corners - grid.centre, axis=1).mean())
+        self.start = torch.from_numpy(start.matrix).to(device)
+        count = {"translation": 3, "rigid": 6, "affine": 12}[model]
+        self.values = torch.zeros(count, dtype=torch.float64, device=device, requires_grad=True)
+
+    def matrix(self) -> torch.Tensor:
+        """(4, 4), from mm of the fixed image's world to mm of the moving one's."""
+        turn = torch.eye(3, dtype=torch.float64, device=self.values.device)
+        if self.model == "rigid":
+            turn = torch.linalg.matrix_exp(_cross(self.values[3:] / self.radius))
+        elif self.model == "affine":
+            turn = turn + self.values[3:].view(3, 3) / self.radius
+        shift = self.centre + self.values[:3] - turn @ self.centre
+        last = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64, device=turn.device)
+        return self.start @ torch.cat([torch.cat([turn, shift[:, None]], dim=1), last])
+
+
+def _cross(vector: torch.Tensor) -> torch.Tensor:
+    """(3, 3): the matrix whose product is the cross product with a vector."""
+    x, y, z = vector
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).view(3, 3)
+
+
+def register_linear(
+    fixed: Sequence[Level],
+    moving: Sequence[Level],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    settings: Linear,
+    start: Affine,
+    report: Callable[[int, float], None] = lambda level, value: None,
+) -> tuple[Affine, list[list[float]]]:
+    """The matrix that maps the fixed image's world to the moving image's.
+
+    Args:
+        fixed: from coarse to fine.
+        moving: the moving image on levels of its own grid.
+        loss: of the warped and the fixed image.
+        settings: see there; an iteration count per level.
+        start: where to start from.
+        report: called after each iteration with the level's number and the loss.
+
+    Returns:
+        The transform with the lowest loss on the finest level, and the losses of each level.
+    """
+    losses = []
+    for number, (target, source, count) in enumerate(zip(fixed, moving, settings.iterations, strict=True)):
+        image = target.image
+        parameters = _Parameters(settings.model, target.grid, start, image.device)
+        to_voxels = torch.from_numpy(np.linalg.inv(source.grid.affine)).to(image.device)
+        to_world = torch.tensor(target.grid.affine, device=image.device)
+        spacing = float(target.grid.spacing.mean())
+        adam = torch.optim.Adam([parameters.values], lr=settings.step * spacing, betas=(0.9, 0.99))
+        last = SHORTEST * settings.step * spacing
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, count), eta_min=last)
+        convergence = Convergence(settings.tolerance, seconds=settings.seconds)
+        best, best_matrix = float("inf"), start.matrix
+        for _ in range(count):
+            adam.zero_grad()
+            matrix = parameters.matrix()
+            affine = (to_voxels @ matrix @ to_world)[:3].to(image.dtype)
+            value = loss(warp(source.image, affine=affine, size=target.grid.size), image)
+            value.backward()
+            if value.item() < best:
+                best, best_matrix = value.item(), matrix.detach().cpu().numpy()
+            adam.step()
+            schedule.step()
+            report(number, value.item())
+            if convergence.is_reached(value.item()):
+                break
+        start = Affine(best_matrix)
+        losses.append(convergence.losses)
+    return start, losses
