@@ -33,7 +33,7 @@ OURS, MONAI = "USReg", "MONAI"
 NAMES = (OURS, MONAI)
 OUR_LOSSES = "USReg losses, MONAI warp"
 REGISTERED = (OURS, OUR_LOSSES, MONAI)
-"""Registrations, with torch's Adam: our warp and losses; our losses and MONAI's warp; nothing of ours."""
+"""Registrations: our warp, losses and Adam; our losses, with MONAI's warp and torch's Adam; nothing of ours."""
 
 SMOOTHNESS_WEIGHT = 0.1
 STEPS_PER_ROUND = 3
@@ -258,16 +258,16 @@ def _register(
     with third_party_warnings_ignored():
         block = Warp()
     ours = (uk.LNCCLoss(kernel_size=WINDOW), uk.GradientSmoothnessLoss(scheme="central"))
-    steps: dict[str, tuple[Callable, nn.Module, nn.Module]] = {
-        OURS: (uk.warp, *ours),
-        OUR_LOSSES: (block, *ours),
-        MONAI: (block, LocalNormalizedCrossCorrelationLoss(3, WINDOW), DiffusionLoss()),
+    steps: dict[str, tuple[Callable, nn.Module, nn.Module, Callable]] = {
+        OURS: (uk.warp, *ours, uk.optim.FieldAdam),
+        OUR_LOSSES: (block, *ours, torch.optim.Adam),
+        MONAI: (block, LocalNormalizedCrossCorrelationLoss(3, WINDOW), DiffusionLoss(), torch.optim.Adam),
     }
     fields = {name: torch.zeros(1, 3, *fixed.shape[2:], device=fixed.device, requires_grad=True) for name in steps}
 
     def iteration(name: str) -> Callable[[], None]:
-        field, (warp, similarity, smoothness) = fields[name], steps[name]
-        adam = torch.optim.Adam([field], lr=learning_rate)
+        field, (warp, similarity, smoothness, make_adam) = fields[name], steps[name]
+        adam = make_adam([field], lr=learning_rate)
 
         def run() -> None:
             adam.zero_grad()

@@ -217,6 +217,37 @@ def test_captured_steps_of_a_field(backend: str, scale: Scale) -> None:
 
 
 @NEEDS_A_DRIVER
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+@LNCC_BACKENDS
+def test_captured_iterations_of_a_registration(backend: str) -> None:
+    """Warp, losses, gradient, smoothing and step in one graph, with the bits of the same without one."""
+    moving, fixed = torch.rand(2, 1, 1, 24, 30, 40, device=DEVICE)
+    fields = [torch.zeros(1, 3, 24, 30, 40, device=DEVICE, requires_grad=True) for _ in range(2)]
+    steps = [FieldAdam([field], lr=0.1, scale="longest") for field in fields]
+
+    def iterate(number: int) -> None:
+        field = fields[number]
+        loss = uk.lncc_loss(uk.warp(moving, field), fixed, kernel_size=9) + 0.1 * uk.gradient_smoothness_loss(field)
+        (gradient,) = torch.autograd.grad(loss, field)
+        field.grad = uk.gaussian_smooth(gradient, 1.0)
+        steps[number].step()
+
+    with uk.use_backend(backend):
+        for number in (0, 1):
+            iterate(number)  # makes the state, and compiles
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            iterate(0)
+        for _ in range(3):
+            graph.replay()
+            with _nothing_may_wait():
+                iterate(1)
+    assert fields[0].abs().max() > 0.1
+    assert torch.equal(*fields)
+
+
+@NEEDS_A_DRIVER
 @EVERY_OP
 def test_two_streams(case: Case, backend: str) -> None:
     inputs = [[torch.rand(1, 3, 64, 64, 64, device=DEVICE) for _ in case.tensors()] for _ in range(2)]
