@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import locale
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -183,6 +185,14 @@ def test_without_simpleitk_the_extra_is_named(tmp_path, monkeypatch, suffix):
         read_header(path)
     with pytest.raises(DataError, match=r"DICOM is read by SimpleITK.*usreg\[formats\]"):
         read_header(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def same_locale() -> Iterator[None]:
+    """ITK's writer of DICOM sets the locale C, in which later tests take the output of programs for ASCII."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
 
 
 def write_dicom(folder: Path, places: list[float], shear: float = 0.0, series: str = "1", name: str = "") -> None:
