@@ -29,6 +29,10 @@ GPU_PYTHON ?=
 # Runs the tests in several processes.
 GPU_PACKAGES := pytest-xdist>=3.6
 
+# In two processes, each of which takes whole files: the tests of a file share what is slow to make. Threads that wait
+# sleep, so that they do not slow the other process down.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
@@ -38,7 +42,7 @@ train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
 
 test: contenders lint types ## lint, types and tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 setup: $(VENV)/.installed ## make .venv, with torch and usreg in it
 
