@@ -1,4 +1,5 @@
-// What warp does between voxels and outside the image. The codes are those of usreg_kernels/ops/warp/native.py.
+// What warp does between voxels, and it and gaussian smoothing outside the image. The codes are those of
+// usreg_kernels/ops/warp/native.py.
 #pragma once
 
 #include <torch/headeronly/util/Exception.h>
