@@ -26,9 +26,9 @@ struct Problem {
   Band band[3];
   const R* rows[3];  // the bands' rows
   bool is_identity[3];
-  // Along x, a row is filtered as one between margins, and some elements at its ends are computed anew by their rows.
+  // Along x, a row is filtered as one between margins, and some elements at its ends are computed again by their rows.
   const int64_t* margin;  // (2, reach): the elements that the margins repeat, from the far left on; -1 for zeros
-  int64_t fixed;          // elements at either end that are computed anew; all, where each has a row of its own
+  int64_t fixed;          // elements at either end that are computed again; all, where each has a row of its own
 
   // Blocks of rows and columns, all as large but for the last ones.
   int64_t block_rows, block_columns, row_blocks, column_blocks;
