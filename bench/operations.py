@@ -35,6 +35,9 @@ SHIFTS = (-3.0, 3.0)
 VELOCITIES = (2.1, 2.9)
 """Voxels, the range of velocities. Halved again and again, no displacement comes near a whole number."""
 
+SIGMA = 1.0
+"""Of the smoothing, in voxels."""
+
 LR = 0.1
 """Of the steps, in voxels."""
 
@@ -205,6 +208,15 @@ def _steps() -> list[Operation]:
     ]
 
 
+def _smoothing(needs_grad: tuple[bool], title: str, words: int) -> Operation:
+    contenders = {
+        OURS: differentiated(partial(uk.gaussian_smooth, sigma=SIGMA)),
+        "PyTorch conv3d, an axis at a time": differentiated(partial(plain.smooth_by_convolution, sigma=SIGMA)),
+        "PyTorch, shifted sums": differentiated(partial(plain.smooth_by_sums, sigma=SIGMA)),
+    }
+    return Operation("gaussian_smooth", title, (3,), needs_grad, contenders, words)
+
+
 def _determinant(needs_grad: tuple[bool], title: str, words: int) -> Operation:
     contenders = {
         OURS: differentiated(uk.jacobian_determinant),
@@ -243,6 +255,8 @@ def operations() -> list[Operation]:
             shifts=VELOCITIES,
             oracle=None,
         ),
+        _smoothing((False,), "Gaussian smoothing, 3 channels", words=6),
+        _smoothing((True,), "Gaussian smoothing, 3 channels, with gradient", words=12),
         *_steps(),
         _determinant((False,), "Jacobian determinant", words=4),
         _determinant((True,), "Jacobian determinant, with gradient", words=11),

@@ -73,3 +73,37 @@ def jacobian_determinant(ddf: torch.Tensor) -> torch.Tensor:
     matrix = rows + torch.eye(3, device=ddf.device, dtype=ddf.dtype).reshape(1, 3, 3, 1, 1, 1)
     (a, b, c), (d, e, f), (g, h, i) = (row.split(1, 1) for row in matrix.unbind(1))
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def _gaussian(sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """The weights from the left end to the right one, cut at three sigma, of sum 1."""
+    radius = int(3 * sigma + 0.5)
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device) / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def smooth_by_convolution(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """``conv3d`` along one axis after the other, each channel by itself, with the edge repeated outside."""
+    weights, radius = _gaussian(sigma, x), int(3 * sigma + 0.5)
+    maps = x.flatten(0, 1).unsqueeze(1)
+    for axis in range(3):
+        padding, shape = [0] * 6, [1, 1, 1, 1, 1]
+        padding[4 - 2 * axis] = padding[5 - 2 * axis] = radius
+        shape[2 + axis] = -1
+        maps = F.conv3d(F.pad(maps, padding, mode="replicate"), weights.view(shape))
+    return maps.view(x.shape)
+
+
+def smooth_by_sums(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Sums of shifted views along one axis after the other, in place: no product is written by itself."""
+    weights, radius = _gaussian(sigma, x).tolist(), int(3 * sigma + 0.5)
+    for axis in range(2, 5):
+        padding = [0] * 6
+        padding[8 - 2 * axis] = padding[9 - 2 * axis] = radius
+        padded = F.pad(x, padding, mode="replicate")
+        size = x.shape[axis]
+        total = padded.narrow(axis, 0, size) * weights[0]
+        for k in range(1, 2 * radius + 1):
+            total = total.add_(padded.narrow(axis, k, size), alpha=weights[k])
+        x = total
+    return x
