@@ -64,6 +64,24 @@ def test_the_commands_for_manifests_run(tmp_path: Path) -> None:
         subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
 
 
+def test_the_registration_runs(tmp_path: Path) -> None:
+    import nibabel
+    import numpy as np
+    from scipy.ndimage import gaussian_filter
+
+    volume = gaussian_filter(np.random.default_rng(0).random((20, 22, 24)), 2).astype(np.float32)
+    (tmp_path / "data").mkdir()
+    for name, shift in (("fixed", 0.0), ("moving", 1.0)):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "data" / f"{name}.nii.gz")
+    (command,) = (line for line in _commands() if "usreg.register" in line)
+    short = ["stages[0].iterations=[5,5]", "stages[1].iterations=[5,5,5]"]
+    subprocess.run([sys.executable, *shlex.split(command)[1:], *short], cwd=tmp_path, check=True)
+    found = {path.name for path in (tmp_path / "registered").iterdir()}
+    assert {"warped.nii.gz", "affine.mat", "field.nii.gz", "report.json"} <= found
+
+
 def _train(command: str, folder: Path) -> None:
     arguments = shlex.split(command)[1:]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -80,7 +98,7 @@ def test_every_command_of_the_readme_is_known() -> None:
         if words[0] == "make":
             assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:])
         elif words[:2] == ["python", "-m"]:
-            assert words[2] in ("usreg.train", "usreg.manifest", "usreg_kernels")
+            assert words[2] in ("usreg.train", "usreg.register", "usreg.manifest", "usreg_kernels")
             if "--config" in words:
                 assert (ROOT / words[words.index("--config") + 1]).is_file()
         else:
