@@ -23,14 +23,16 @@ from usreg_kernels import library, optim
 from usreg_kernels.functional import FUNCTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
+OPS_OF_THEIR_OWN = [op for op in FUNCTIONS if op != "integrate_velocity"]  # which runs the composition's kernels
 NATIVE_OPS = (
-    *(f"{op}_native_{way}" for op in FUNCTIONS for way in ("forward", "backward")),
+    *(f"{op}_native_{way}" for op in OPS_OF_THEIR_OWN for way in ("forward", "backward")),
     *(f"{op}_native_step" for op in optim.FUNCTIONS),
+    "square_ddf_native_backward",
 )
 CUDA_OPS = tuple(
     op.replace("lncc_native", "lncc_cuda")
     for op in NATIVE_OPS
-    if not op.startswith("dvf_supervision")  # which runs the kernels of its terms
+    if not op.startswith(("dvf_supervision", "square_ddf"))  # which are made of others
 )
 
 
