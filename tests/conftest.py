@@ -52,6 +52,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("timeout"):
         config.addinivalue_line("markers", "timeout(seconds): of pytest-timeout, which is not installed")
+    # A pytest that a test starts is no worker of pytest-xdist. pytest-benchmark would measure nothing in one.
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 
 class Module(pytest.Module):

@@ -46,7 +46,8 @@ def test_a_part_of_a_kernel_comes_after_what_it_refers_to(entries: dict[Path, li
 @pytest.mark.timeout(900)
 def test_files_compile_with_their_entries(entries: dict[Path, list[str]]) -> None:
     def check(path: Path) -> str:
-        command = [*entries[path], "-fsyntax-only"]
+        # Not as errors: g++ warns of a "#pragma once" where a header is compiled by itself.
+        command = [*(argument for argument in entries[path] if argument != "-Werror"), "-fsyntax-only"]
         done = subprocess.run(command, cwd=compile_commands.ROOT, capture_output=True, text=True, check=False)
         return f"{path}: {done.stderr}" if done.returncode else ""
 

@@ -317,7 +317,7 @@ def test_warp_shape(shape: tuple[int, ...], size: tuple[int, ...], dtype: torch.
     assert_warps_like_the_reference("cuda", shape, size, dtype)
 
 
-@pytest.mark.parametrize("op", random_warps.FUNCTIONS)
+@pytest.mark.parametrize("op", random_warps.OPS)
 def test_random_warps(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_warps, "CASES", 300)
     random_warps.test_random_calls(op, "cuda")

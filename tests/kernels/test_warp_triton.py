@@ -18,7 +18,7 @@ def test_shape(shape: tuple[int, ...], size: tuple[int, ...]) -> None:
     assert_warps_like_the_reference("triton", shape, size, torch.float32)
 
 
-@pytest.mark.parametrize("op", random_warps.FUNCTIONS)
+@pytest.mark.parametrize("op", random_warps.OPS)
 def test_random_calls(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_warps, "CASES", 40)
     monkeypatch.setattr(random_warps, "DTYPES", (torch.float32, torch.float16, torch.bfloat16))
