@@ -219,7 +219,7 @@ def test_captured_steps_of_a_field(backend: str, scale: Scale) -> None:
 @NEEDS_A_DRIVER
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @LNCC_BACKENDS
-def test_captured_iterations_of_a_registration(backend: str) -> None:
+def test_captured_steps_of_a_registration(backend: str) -> None:
     """Warp, losses, gradient, smoothing and step in one graph, with the bits of the same without one."""
     moving, fixed = torch.rand(2, 1, 1, 24, 30, 40, device=DEVICE)
     fields = [torch.zeros(1, 3, 24, 30, 40, device=DEVICE, requires_grad=True) for _ in range(2)]

@@ -19,8 +19,8 @@ NEEDS_A_GPU = {
     "test_the_automatic_choice_is_the_first_fused_kernel",
     "test_nothing_waits_for_the_device",
     "test_graph_capture",
-    "test_captured_iterations_of_a_registration",
     "test_captured_steps_of_a_field",
+    "test_captured_steps_of_a_registration",
     "test_two_streams",
     "test_another_device_than_the_current_one",
 }
