@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-EXIT_USAGE = 2
-EXIT_STOPPED = 130  # what a shell reports for a program ended by Ctrl-C
+from .command_line import run_command
 
-LIBRARIES = ("einops", "monai", "nibabel", "omegaconf", "rich", "scipy")
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLES = """\
 without --config the packaged default registers two images of one kind: affine, then deformable
@@ -41,33 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--initial", metavar="FILE", help="affine to start from (.mat, .tfm, .txt)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        return _run(options)
-    except ModuleNotFoundError as error:
-        if error.name not in LIBRARIES:
-            raise
-        print(f'registration needs {error.name}; install it with: pip install "usreg[train]"', file=sys.stderr)
-        return EXIT_USAGE
+    return run_command(partial(_run, options), "registration")
 
 
-def _run(options: argparse.Namespace) -> int:
-    from rich.logging import RichHandler
-    from rich.text import Text
-
-    from .errors import UsageError
+def _run(options: argparse.Namespace, console: Console) -> int:
     from .registration.command import run
-    from .training.console import make_console
 
-    console = make_console(stderr=True)
-    logging.basicConfig(handlers=[RichHandler(console=console, show_time=False, show_path=False)], format="%(message)s")
-    try:
-        run(options, console)
-    except UsageError as error:
-        console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        console.print("interrupted", style="bold red")
-        return EXIT_STOPPED
+    run(options, console)
     return 0
 
 

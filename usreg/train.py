@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-EXIT_USAGE = 2
-EXIT_STOPPED = 130  # what a shell reports for a program ended by Ctrl-C
+from .command_line import EXIT_STOPPED, run_command
 
-TRAINING_LIBRARIES = ("accelerate", "einops", "matplotlib", "monai", "nibabel", "omegaconf", "rich", "scipy")
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLES = """\
 without --config the packaged default trains on synthetic volumes in a few minutes
@@ -34,36 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", metavar="FILE", help="YAML file; the packaged default when left out")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        return _run(options.config, options.overrides)
-    except ModuleNotFoundError as error:
-        if error.name not in TRAINING_LIBRARIES:
-            raise
-        print(f'training needs {error.name}; install it with: pip install "usreg[train]"', file=sys.stderr)
-        return EXIT_USAGE
+    return run_command(partial(_run, options.config, options.overrides), "training")
 
 
-def _run(config: str | None, overrides: Sequence[str]) -> int:
-    from rich.logging import RichHandler
-    from rich.text import Text
-
+def _run(config: str | None, overrides: Sequence[str], console: Console) -> int:
     from .config import load_config
-    from .errors import UsageError
     from .training import Stopped, train
-    from .training.console import make_console
 
-    console = make_console(stderr=True)
-    logging.basicConfig(handlers=[RichHandler(console=console, show_time=False, show_path=False)], format="%(message)s")
     try:
         train(load_config(config, overrides))
-    except UsageError as error:
-        console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        return EXIT_USAGE
     except Stopped as stopped:
-        console.print(Text(str(stopped)), soft_wrap=True)
-        return EXIT_STOPPED
-    except KeyboardInterrupt:
-        console.print("interrupted", style="bold red")
+        console.print(str(stopped), markup=False, soft_wrap=True)
         return EXIT_STOPPED
     return 0
 

@@ -238,9 +238,9 @@ def test_bad_fields(function: Any) -> None:
         function(torch.zeros(1, 1, 4, dtype=torch.int64))
 
 
-def test_same_bits_for_any_number_of_threads(backend: str) -> None:
-    if backend != "cpu":
-        pytest.skip("of the C++ kernels")
+@pytest.mark.skipif("cpu" not in uk.available_backends("folding"), reason="no CPU library")
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
+def test_same_bits_for_any_number_of_threads() -> None:
     ddf = _field((37, 45, 29), torch.float32)
     results = []
     threads = torch.get_num_threads()

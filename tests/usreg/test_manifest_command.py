@@ -15,8 +15,8 @@ from usreg.errors import DataError
 from usreg.io import read_manifest
 from usreg.manifest import main
 from usreg.manifests import check_manifest, make_manifest
-from usreg.manifests.overlaps import mean_dice, structures
 from usreg.manifests.patterns import find
+from usreg.metrics.label_volumes import mean_dice, structures
 from usreg.spatial import Grid
 
 SHAPE = (12, 10, 8)

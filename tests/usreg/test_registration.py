@@ -186,6 +186,8 @@ def test_images_that_cannot_be_registered() -> None:
         ("stages=[{stage: rigid, sigma_field: 1}]", "sigma_field"),
         ("stages=[{stage: rigid, levels: [2]}]", "1 levels and 2 iterations"),
         ("loss={name: lnc}", "Did you mean 'lncc'"),
+        ("stages[1].step=-0.5", r"stages\[1\].step on the command line is -0.5; it must be a number above 0"),
+        ("stages[1].sigma_field=-1", r"sigma_field .* is -1.0; it must be a number 0 or more"),
     ],
 )
 def test_settings_that_cannot_be(override: str, message: str) -> None:
@@ -197,4 +199,19 @@ def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     missing = str(tmp_path / "nothing.nii.gz")
     assert register.main(["--fixed", missing, "--moving", missing, "--out", str(tmp_path / "out")]) == 2
     assert "nothing.nii.gz: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_are_checked_before_any_work(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed, moving = files
+    label = fixed.with_name(f"label_{fixed.name}")
+    other = tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((5, 5, 5), 7, np.uint8), np.eye(4)), other)
+    arguments = ["--fixed", str(fixed), "--moving", str(moving), "--out", str(tmp_path / "out")]
+    assert register.main([*arguments, "--fixed-label", str(label)]) == 2
+    assert "go together" in capsys.readouterr().err
+    assert register.main([*arguments, "--fixed-label", str(label), "--moving-label", str(other)]) == 2
+    assert "have no structure in common" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

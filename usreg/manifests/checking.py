@@ -19,8 +19,8 @@ from ..errors import DataError
 from ..io.header import VolumeHeader
 from ..io.manifest import IMAGES, LABELS, MASKS, Case, read_case
 from ..io.manifest_files import EXAMPLE, read_lists
+from ..metrics.label_volumes import mean_dice, stretch, structures
 from ..spatial import Grid
-from .overlaps import mean_dice, stretch, structures
 
 T = TypeVar("T")
 

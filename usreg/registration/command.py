@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from ..io import read_volume
 from ..io.transforms import read_transform, write_affine, write_field
 from ..metrics.field import folding_ratio, log_jacobian_std
 from ..metrics.intensity import global_ncc
-from ..spatial import Affine, Grid, resample
+from ..metrics.label_volumes import mean_dice, structures
+from ..spatial import Affine, Grid, Transform, resample
 from .pair import Registration, Volume, register_pair
 from .stages import Stage, load_stages
 
@@ -46,15 +48,13 @@ def run(options: argparse.Namespace, console: Console) -> Registration:
     """
     config, stages = load_stages(options.config, options.overrides)
     device = _device(config.device)
-    if (options.fixed_label is None) != (options.moving_label is None):
-        raise UsageError("--fixed-label and --moving-label go together: Dice compares the two")
     fixed, moving = (_read(path) for path in (options.fixed, options.moving))
-    labels = [None if path is None else _read(path) for path in (options.fixed_label, options.moving_label)]
+    labels = _labels(options.fixed_label, options.moving_label)
     start = _start(options.initial, config.start, fixed.grid, moving.grid)
     out = _writable_folder(Path(options.out))
 
     began = time.perf_counter()
-    with _progress(console, stages) as progress:
+    with _Bars(console, stages) as progress:
         found = register_pair(
             fixed, moving, stages, quantiles=config.quantiles, start=start, device=device, progress=progress
         )
@@ -71,6 +71,25 @@ def _read(path: str) -> Volume:
     affine = np.asarray(image.affine, dtype=np.float64)
     size = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
     return Volume(image.as_tensor().float(), Grid(size, affine))
+
+
+def _labels(fixed_path: str | None, moving_path: str | None) -> tuple[Volume, Volume] | None:
+    """The two labels, if they are given, checked before any work."""
+    if fixed_path is None and moving_path is None:
+        return None
+    if fixed_path is None or moving_path is None:
+        raise UsageError("--fixed-label and --moving-label go together: Dice compares the two")
+    labels = _read(fixed_path), _read(moving_path)
+    for path, label in zip((fixed_path, moving_path), labels, strict=True):
+        if len(label.voxels) != 1:
+            raise DataError(f"{path} has {len(label.voxels)} channels; a label map of whole numbers is needed")
+    if not set(structures(labels[0].voxels)) & set(structures(labels[1].voxels)):
+        raise DataError(f"{fixed_path} and {moving_path} have no structure in common: there is nothing to compare")
+    return labels
+
+
+def _dice(fixed: Volume, moving: Volume, transform: Transform) -> float:
+    return mean_dice(moving.voxels, moving.grid, fixed.voxels, fixed.grid, transform)
 
 
 def _device(wanted: str | None) -> str:
@@ -107,7 +126,7 @@ def _writable_folder(out: Path) -> Path:
     return out
 
 
-class _progress:
+class _Bars:
     """A bar per stage and level, with the loss; plain where the output is no terminal."""
 
     def __init__(self, console: Console, stages: list[Stage]) -> None:
@@ -123,7 +142,7 @@ class _progress:
         )
         self.tasks: dict[tuple[int, int], Any] = {}
 
-    def __enter__(self) -> _progress:
+    def __enter__(self) -> _Bars:
         self.bar.start()
         return self
 
@@ -139,7 +158,7 @@ class _progress:
 
 
 def _write(
-    out: Path, fixed: Volume, moving: Volume, labels: list[Volume | None], found: Registration, start: Affine
+    out: Path, fixed: Volume, moving: Volume, labels: tuple[Volume, Volume] | None, found: Registration, start: Affine
 ) -> dict[str, Any]:
     """All files but the report, and what the report says of them."""
     warped = resample(moving.voxels, moving.grid, fixed.grid, found.transform, padding_mode="zeros")
@@ -155,39 +174,28 @@ def _write(
         measures["folded"] = {"after": folding_ratio(found.ddf).item()}
         measures["log_jacobian_std"] = {"after": log_jacobian_std(found.ddf).item()}
         measures["inverse_consistency_voxels"] = {"after": found.inverse_miss}
-    if labels[0] is not None and labels[1] is not None:
-        measures["dice"] = _dice_of_labels(out, labels[0], labels[1], found, start)
+    if labels is not None:
+        moving_label = labels[1]
+        label = resample(
+            moving_label.voxels,
+            moving_label.grid,
+            fixed.grid,
+            found.transform,
+            mode="nearest",
+            padding_mode="zeros",
+        )
+        _save(out / "warped_label.nii.gz", label[0].round().to(torch.int32).numpy(), fixed.grid)
+        measures["dice"] = {"before": _dice(*labels, start), "after": _dice(*labels, found.transform)}
     stages = [{"stage": s.stage, "seconds": s.seconds, "losses": s.losses} for s in found.stages]
     return {"measures": measures, "stages": stages, "affine_ras": found.affine.matrix.tolist()}
 
 
-def _dice_of_labels(out: Path, fixed: Volume, moving: Volume, found: Registration, start: Affine) -> dict[str, Any]:
-    """Mean Dice over the labels that both have, before and after; writes the warped label."""
-    before, warped = (
-        resample(moving.voxels, moving.grid, fixed.grid, transform, mode="nearest", padding_mode="zeros")
-        for transform in (start, found.transform)
-    )
-    _save(out / "warped_label.nii.gz", warped[0].round().to(torch.int32).numpy(), fixed.grid)
-    return _both(before, warped, lambda label: _dice(label, fixed.voxels, moving.voxels))
-
-
-def _both(before: torch.Tensor, after: torch.Tensor, measure: Any) -> dict[str, Any]:
+def _both(before: torch.Tensor, after: torch.Tensor, measure: Callable[[torch.Tensor], float]) -> dict[str, float]:
     return {"before": measure(before), "after": measure(after)}
 
 
 def _ncc(image: torch.Tensor, fixed: torch.Tensor) -> float:
     return global_ncc(image[None], fixed[None]).item()
-
-
-def _dice(label: torch.Tensor, fixed: torch.Tensor, moving: torch.Tensor) -> float:
-    values = sorted(set(fixed.round().unique().tolist()) & set(moving.round().unique().tolist()) - {0.0})
-    if not values:
-        raise DataError("the two labels have no value in common but 0")
-    scores = []
-    for value in values:
-        inside, wanted = label.round() == value, fixed.round() == value
-        scores.append(2 * (inside & wanted).sum().item() / (inside.sum() + wanted.sum()).item())
-    return sum(scores) / len(scores)
 
 
 def _save(path: Path, voxels: np.ndarray[Any, Any], grid: Grid) -> None:

@@ -12,7 +12,7 @@ optimization for multi-scale diffeomorphic matching", 2024 (Adam's direction for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -21,6 +21,9 @@ from usreg_kernels.optim import adam_step
 
 from .convergence import Convergence
 from .levels import Level, move_field
+
+EPS = 1e-12
+"""Of Adam: gradients of a mean over a volume are small."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Of the warped image, the fixed image and the field."""
@@ -47,7 +50,6 @@ class Greedy:
     betas: tuple[float, float] = (0.9, 0.99)
     tolerance: float = 1e-7
     seconds: float | None = None
-    eps: float = field(default=1e-12, repr=False)
 
 
 def register_greedy(
@@ -80,7 +82,7 @@ def register_greedy(
         step = torch.zeros((), device=ddf.device)
         convergence = Convergence(settings.tolerance, seconds=settings.seconds)
         for _ in range(count):
-            leaf = ddf.requires_grad_()
+            leaf = ddf.detach().requires_grad_()
             value = loss(warp(source.image, leaf), target.image, leaf)
             (gradient,) = torch.autograd.grad(value, leaf)
             update = adam_step(
@@ -88,10 +90,10 @@ def register_greedy(
                 *(exp_avg, exp_avg_sq, step),
                 lr=settings.step,
                 betas=settings.betas,
-                eps=settings.eps,
+                eps=EPS,
                 scale="longest",
             )
-            ddf = gaussian_smooth(compose_ddf(ddf.detach(), update), settings.sigma_field)
+            ddf = gaussian_smooth(compose_ddf(ddf, update), settings.sigma_field)
             report(number, value.item())
             if convergence.is_reached(value.item()):
                 break

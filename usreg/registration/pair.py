@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from dataclasses import field as made_by
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Registration:
     inverse_field: DisplacementField | None = None
     ddf: torch.Tensor | None = None
     inverse_miss: float | None = None
-    stages: list[StageReport] = made_by(default_factory=list)
+    stages: list[StageReport] = dataclasses.field(default_factory=list)
 
     @property
     def transform(self) -> Chain:
@@ -144,7 +144,7 @@ def _linear(
 ) -> tuple[Affine, list[list[float]]]:
     settings = Linear(stage.stage, stage.iterations, stage.step, stage.tolerance, stage.seconds)  # type: ignore[arg-type]
     targets, sources = (make_levels(volume.voxels[None], volume.grid, stage.levels) for volume in (fixed, moving))
-    nothing = torch.zeros(1, 3, 1, 1, 1)
+    nothing = fixed.voxels.new_zeros(1, 3, 1, 1, 1)
 
     def similarity(warped: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         return loss(warped, nothing.expand(1, 3, *image.shape[2:]), {"fixed": image})

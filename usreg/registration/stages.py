@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -108,6 +109,11 @@ def _stage(number: int, given: Any, config: RegisterConfig, source: Source) -> S
         )
     if min(node.levels) < 1 or min(node.iterations) < 0:
         raise ConfigError(f"{key} {source.of(key)}: levels are numbers of at least 1, iterations of at least 0")
+    for name in ("step", "sigma_gradient", "sigma_field", "seconds"):
+        value = node.get(name)
+        if value is not None and not (0 <= value < math.inf and (value > 0 or name.startswith("sigma"))):
+            valid = "0 or more" if name.startswith("sigma") else "above 0"
+            raise ConfigError(f"{key}.{name} {source.of(f'{key}.{name}')} is {value}; it must be a number {valid}")
     loss = dict(node.loss) or dict(config.loss)
     if not loss:
         raise ConfigError(f"{key}.loss is missing in {source.file}: give the stage a loss, or all by the key loss")

@@ -45,7 +45,7 @@ def resample(
     if isinstance(transform, Affine):
         matrix = _whole(np.linalg.inv(source.affine) @ transform.matrix @ target.affine)
         smoothed = _smoothed(volume, matrix) if antialias else volume
-        affine = torch.from_numpy(matrix[:3]).to(smoothed.dtype)
+        affine = torch.from_numpy(matrix[:3]).to(smoothed)
         return warp(smoothed[None], affine=affine, size=target.size, mode=mode, padding_mode=padding_mode)[0]
     if antialias:
         volume = _smoothed(volume, np.linalg.inv(source.affine) @ target.affine)
@@ -53,8 +53,8 @@ def resample(
         affine, ddf = _in_voxels(field, _affines_after(transform), source, target)
         return warp(volume[None], ddf.to(volume), affine=affine.to(volume), mode=mode, padding_mode=padding_mode)[0]
     centres = target.to_world(np.indices(target.size).reshape(3, -1).T)
-    places = torch.from_numpy(source.to_voxels(transform(centres)).T.reshape(1, 3, *target.size)).to(volume.dtype)
-    nowhere = torch.zeros(3, 4, dtype=volume.dtype)  # the places are coordinates, not displacements
+    places = torch.from_numpy(source.to_voxels(transform(centres)).T.reshape(1, 3, *target.size)).to(volume)
+    nowhere = volume.new_zeros(3, 4)  # the places are coordinates, not displacements
     return warp(volume[None], places, affine=nowhere, mode=mode, padding_mode=padding_mode)[0]
 
 

@@ -36,7 +36,7 @@ struct Divisor {
 #ifndef USREG_WARP_SLAB
 #define USREG_WARP_SLAB (1 << 30)
 #endif
-constexpr int64_t kWarpSlab = USREG_WARP_SLAB;  // output voxels of a launch, per image, unless a row alone has more
+constexpr int64_t kWarpSlab = USREG_WARP_SLAB;  // output voxels of a launch, per image, unless a single row has more
 constexpr int64_t kMostAlongAxis = int64_t{1} << 30;
 
 // A warp of `batch` images, or a slab of whole rows of its output. Sizes are those of the axes z, y, x; where there are

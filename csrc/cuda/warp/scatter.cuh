@@ -4,7 +4,7 @@
 // converts.
 //
 // The last three bits of a sum are no part of the number: they say which kinds of incoming gradients that are not
-// finite have reached the voxel. Shares are multiples of 8 and leave them alone. A double has a second sum, of what is
+// finite have reached the voxel. Shares are multiples of 8 and do not touch them. A double has a second sum, of what is
 // left below the first one's unit.
 #pragma once
 

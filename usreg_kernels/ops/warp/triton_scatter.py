@@ -44,7 +44,7 @@ def _exponent(state, count_bits):
 
 @triton.jit
 def _add(target, weight, exists, scaled):
-    """Adds a share of a gradient, in units of 8, which leaves the last three bits alone."""
+    """Adds a share of a gradient, in units of 8, which does not touch the last three bits."""
     share = (weight * scaled).to(tl.int64) & -8
     tl.atomic_add(target, share, mask=exists & (share != 0), sem="relaxed")
 

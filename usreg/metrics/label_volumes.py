@@ -1,4 +1,4 @@
-"""How well two volumes of a case agree before any registration: Dice of their labels."""
+"""How well the labels of two images agree in the world, each on the grid of its own file: their Dice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..spatial import Affine, Grid, resample
+from ..spatial import Affine, Grid, Transform, resample
 
 _INSIDE = 0.5
 
@@ -31,7 +31,7 @@ def stretch(moving: Grid, fixed: Grid) -> Affine:
 
 
 def mean_dice(
-    moving: torch.Tensor, moving_grid: Grid, fixed: torch.Tensor, fixed_grid: Grid, placed: Affine | None = None
+    moving: torch.Tensor, moving_grid: Grid, fixed: torch.Tensor, fixed_grid: Grid, placed: Transform | None = None
 ) -> float:
     """The mean Dice of the structures that both labels have, the moving one brought to the fixed one's grid.
 
