@@ -29,9 +29,10 @@ def run_command(action: Callable[[Console], int], purpose: str) -> int:
     try:
         return _run(action)
     except ModuleNotFoundError as error:
-        if error.name not in LIBRARIES:
+        library = (error.name or "").partition(".")[0]
+        if library not in LIBRARIES:
             raise
-        print(f'{purpose} needs {error.name}; install it with: pip install "usreg[train]"', file=sys.stderr)
+        print(f'{purpose} needs {library}; install it with: pip install "usreg[train]"', file=sys.stderr)
         return EXIT_USAGE
 
 
