@@ -167,7 +167,7 @@ def test_wrongly_named_compression_is_read(tmp_path, name, compressed, image_cla
         ("a.mnc", b"\x89HDF\r\n\x1a\n" + bytes(1000), "cannot be read as MINC 2"),
         ("a.mnc", b"CDF\x01" + bytes(100), "a.mnc: cannot be read"),
         ("a.dcm", bytes(128) + b"DICM", "cannot be read as DICOM"),
-        ("a.mha.gz", gzip.compress(b"ObjectType = Image\nNDims = 3\n"), "gzip-compressed; decompress it"),
+        ("a.mha.gz", gzip.compress(b"ObjectType = Image\nNDims = 3\n", mtime=0), "gzip-compressed; decompress it"),
         ("a.xyz", b"anything", "neither its name nor its content is known"),
     ],
 )
