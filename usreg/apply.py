@@ -24,7 +24,8 @@ the image that was fixed in the registration, and --fixed the one that was movin
 examples:
   python -m usreg.apply --transform registered/field.nii.gz registered/affine.mat \\
       --moving moving.nii.gz --fixed fixed.nii.gz --out warped.nii.gz
-  python -m usreg.apply --transform 1Warp.nii.gz 0GenericAffine.mat --moving L --fixed F --out warped_label.nii.gz --label
+  python -m usreg.apply --transform 1Warp.nii.gz 0GenericAffine.mat --label \\
+      --moving moving_label.nii.gz --fixed fixed.nii.gz --out warped_label.nii.gz
   python -m usreg.apply --transform registered/field.nii.gz registered/affine.mat --inverse \\
       --points moving_points.fcsv --out points_in_fixed.fcsv
 """

@@ -86,7 +86,9 @@ def _markups(rows: Points, space: str) -> str:
 
 
 def _tag(rows: Points, _: str) -> str:
-    return "MNI Tag Point File\nVolumes = 1;\n\nPoints =\n" + _lines(rows).rstrip("\n").replace("\n", ' ""\n') + ' "";\n'
+    return (
+        "MNI Tag Point File\nVolumes = 1;\n\nPoints =\n" + _lines(rows).rstrip("\n").replace("\n", ' ""\n') + ' "";\n'
+    )
 
 
 _WRITERS: dict[str, tuple[Callable[[Points, str], str], Sequence[str]]] = {
