@@ -87,6 +87,8 @@ def test_resampling_agrees_with_simpleitk(mode: str, mirrored: bool) -> None:
     assert 20 < inside.sum() < inside.numel()
     # ITK's buffer ends half a voxel beyond the outermost centres, and goes on with the edge there, as border does.
     assert (found - wanted)[inside].abs().max() < 1e-9
+    zeros = resample(volume, source, target, transform, mode=mode, padding_mode="zeros")[0]  # type: ignore[arg-type]
+    assert (zeros - wanted.where(inside, 0 * wanted)).abs().max() < 1e-9
 
 
 def test_a_sheared_grid_is_resampled_where_it_lies() -> None:
