@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from . import make_callable
 from .command_line import run_command
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     run(options, console)
     return 0
 
+
+make_callable(__name__, ("usreg.transformation", "apply"))
 
 if __name__ == "__main__":
     sys.exit(main())
