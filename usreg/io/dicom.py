@@ -73,7 +73,7 @@ def open_folder(folder: Path) -> VolumeFile:
     reader.SetFileNames([str(file) for file in files])
     if first.channels == 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # the scale of the values may differ from slice to slice
-    return VolumeFile(header, lambda: read_voxels(folder, reader, sitk, header))
+    return VolumeFile(header, lambda dtype: read_voxels(folder, reader, sitk, header, dtype))
 
 
 def _files_of_series(folder: Path, sitk: Any) -> list[Path]:

@@ -70,17 +70,16 @@ def open_frames(path: Path) -> VolumeFile:
     order = np.argsort(frames.places @ normal, kind="stable")
     names = [f"frame {number + 1}" for number in order]
     places = frames.places[order]
-    affine = world_affine(places[0], (1.0, 1.0, 1.0), np.eye(3).ravel().tolist())
     steps = (frames.rows * frames.spacing[0], frames.columns * frames.spacing[1], even_step(path, names, places))
-    affine[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ np.stack(steps, axis=1)
+    affine = world_affine(places[0].tolist(), (1.0, 1.0, 1.0), np.stack(steps, axis=1).ravel().tolist())
     header = make_header(path, shape, affine, frames.oriented, () if frames.oriented else (no_directions(DICOM),))
 
-    def voxels() -> NDArray[np.float32]:
-        read = read_voxels(path, reader, sitk, header)
+    def voxels(dtype: type[np.generic] | None) -> NDArray[Any]:
+        read = read_voxels(path, reader, sitk, header, dtype)
         slope, intercept = frames.scale.T
         if np.ptp(slope) or np.ptp(intercept):  # ITK scales all frames as it does the first
             raw = (read.astype(np.float64) - intercept[0]) / slope[0]
-            read = (raw * slope + intercept).astype(np.float32)
+            read = (raw * slope + intercept).astype(dtype or np.float32)
         return np.ascontiguousarray(read[..., order])
 
     return VolumeFile(header, voxels)
