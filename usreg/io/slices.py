@@ -29,7 +29,7 @@ def even_step(path: Path, names: Sequence[str], places: NDArray[np.float64]) -> 
     length = float(np.linalg.norm(usual))
     if length == 0:
         raise DataError(
-            f"{path}: its {len(names)} DICOM slices state no places, or all the same one; a time series needs a file or "
+            f"{path}: its {len(names)} DICOM slices state no places, or share them; a time series needs a file or "
             "folder per time, and a sweep without positions must be reconstructed first"
         )
     off = np.linalg.norm(steps - usual, axis=1)
