@@ -1,9 +1,9 @@
-"""Do ANTs and usreg read each other's transforms alike? The check behind docs/apply.md, for an environment with antspyx.
+"""Do ANTs and usreg read each other's transforms alike? The check behind docs/apply.md, where antspyx is installed.
 
 Run by an interpreter that has antspyx (0.6.3) and NumPy; usreg is run by another one, given by ``--usreg``:
 
     python3 -m venv /tmp/env-ants && /tmp/env-ants/bin/pip install antspyx==0.6.3
-    /tmp/env-ants/bin/python tools/check_ants.py FIXED.nii.gz MOVING.nii.gz [MOVING_LABEL.nii.gz] --usreg .venv/bin/python
+    /tmp/env-ants/bin/python tools/check_ants.py FIXED MOVING [MOVING_LABEL] --usreg .venv/bin/python
 
 It registers the pair once with each program, warps with both programs through the files of each, and prints by how much
 the results differ. Exit status 1 where they do: images by more than 1e-3 (relative, two voxels inside the border),

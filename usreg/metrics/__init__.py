@@ -18,6 +18,7 @@ from .utils import (
     missing_inputs,
     model_inputs,
     register_metric,
+    values_of,
 )
 
 METRIC_REGISTRY.mark_builtins()
@@ -34,4 +35,5 @@ __all__ = [
     "model_inputs",
     "overlap",
     "register_metric",
+    "values_of",
 ]

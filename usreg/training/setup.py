@@ -186,7 +186,7 @@ def _try_out(accelerator: Accelerator, network: nn.Module, loss_call: LossCall, 
             prediction = network(batch["moving"], batch["fixed"])
         except ValueError as error:
             raise ConfigError(f"the model cannot use {case}: {error}") from error
-        warped, ddf = _checked_prediction(prediction, batch["fixed"].shape)
+        warped, ddf = checked_prediction(prediction, batch["fixed"].shape)
         try:
             loss = loss_call(warped, ddf, batch)
         except ValueError as error:
@@ -196,7 +196,7 @@ def _try_out(accelerator: Accelerator, network: nn.Module, loss_call: LossCall, 
             raise ConfigError(f"the loss must return one number to minimise, not {given}; is its reduction 'none'?")
 
 
-def _checked_prediction(prediction: Any, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+def checked_prediction(prediction: Any, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
     """What a model returned, if it is (warped, ddf) for images of this shape."""
     wanted = (tuple(shape), (shape[0], 3, *shape[2:]))
     parts = prediction if isinstance(prediction, tuple | list) else [prediction]
