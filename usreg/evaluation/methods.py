@@ -21,7 +21,7 @@ from ..registration.pair import Volume, register_pair
 from ..registration.stages import load_stages
 from ..spatial import Grid
 from ..training.checkpoints import BEST_LOSS, LAST, load_checkpoint, load_weights
-from ..training.setup import checked_prediction
+from ..training.trial import checked_prediction
 
 logger = logging.getLogger(__name__)
 
