@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from . import make_callable
 from .command_line import run_command
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     run(options, console)
     return 0
 
+
+make_callable(__name__, ("usreg.registration.function", "register"))
 
 if __name__ == "__main__":
     sys.exit(main())
