@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .registration.function import register
+    from .transformation import apply
 
 try:
     __version__ = version("usreg")
 except PackageNotFoundError:  # used from a source tree that was never installed
     __version__ = "0+unknown"
 
-COMMANDS = ("register",)
+COMMANDS = ("apply", "register")
 """Modules that are also functions, see :class:`CommandModule`; they are imported when they are first asked for."""
 
-__all__ = ["__version__", "register"]
+__all__ = ["__version__", "apply", "register"]
 
 
 class CommandModule(ModuleType):
