@@ -28,8 +28,8 @@ def at_headers(fixed: Grid, moving: Grid) -> Affine:
         DataError: two slices lie in planes that are not parallel.
     """
     matrix = np.eye(4)
-    if (axis := flat_axis(fixed)) is not None and (other := flat_axis(moving)) is not None:
-        normal, theirs = _normal(fixed, axis), _normal(moving, other)
+    normal, theirs = normal_of(fixed), normal_of(moving)
+    if normal is not None and theirs is not None:
         if abs(normal @ theirs) < np.cos(np.deg2rad(15)):
             angle = np.rad2deg(np.arccos(min(1.0, abs(float(normal @ theirs)))))
             raise DataError(
@@ -40,8 +40,10 @@ def at_headers(fixed: Grid, moving: Grid) -> Affine:
     return Affine(matrix)
 
 
-def _normal(grid: Grid, axis: int) -> NDArray[np.float64]:
-    """(3,): the direction across the slice."""
+def normal_of(grid: Grid) -> NDArray[np.float64] | None:
+    """(3,): the direction across an image of one slice; None for a volume."""
+    if (axis := flat_axis(grid)) is None:
+        return None
     rest = [grid.affine[:3, other] for other in range(3) if other != axis]
     normal = np.cross(rest[0], rest[1])
     return normal / np.linalg.norm(normal)
