@@ -78,9 +78,7 @@ class LNCCImageLoss(nn.Module):
             smooth_dr=smooth_dr,
         )
 
-    def forward(
-        self, warped: torch.Tensor, fixed: torch.Tensor, *, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, warped: torch.Tensor, fixed: torch.Tensor, *, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The loss of ``warped`` and ``fixed``, each (B, C, D, H, W), as a float32 scalar.
 
         Args:

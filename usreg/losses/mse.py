@@ -12,9 +12,7 @@ from .utils import register_loss, to_float32
 class MSEImageLoss(nn.Module):
     """Mean squared intensity difference, in float32; 0 is a perfect match."""
 
-    def forward(
-        self, warped: torch.Tensor, fixed: torch.Tensor, *, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, warped: torch.Tensor, fixed: torch.Tensor, *, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The loss of ``warped`` and ``fixed``, each (B, C, D, H, W), as a scalar.
 
         Args:

@@ -1,8 +1,8 @@
 """Registration by Adam on a field itself: a displacement with a penalty, or a stationary velocity.
 
-Each iteration smooths the gradient of the loss, takes Adam's direction, scaled so that its longest vector is a part of a
-voxel, adds it to the field, and smooths that. The displacement of a velocity is its integral over unit time, which is a
-diffeomorphism up to discretisation; the integral of the negated velocity is the inverse (Arsigny et al., "A
+Each iteration smooths the gradient of the loss, takes Adam's direction, scaled so that its longest vector is a part of
+a voxel, adds it to the field, and smooths that. The displacement of a velocity is its integral over unit time, which is
+a diffeomorphism up to discretisation; the integral of the negated velocity is the inverse (Arsigny et al., "A
 log-Euclidean framework for statistics on diffeomorphisms", MICCAI 2006; Ashburner, NeuroImage 38, 2007).
 """
 
@@ -56,8 +56,8 @@ class FreeField:
     iterations: Sequence[int] = (100, 70, 30)
     step: float = 0.25
     regulariser: Literal["gradient", "bending"] = "gradient"
-    weight: float = 1.0
-    sigma_gradient: float = 0.0
+    weight: float = 2.0
+    sigma_gradient: float = 0.5
     sigma_field: float = 0.0
     integration_steps: int = 0
     tolerance: float = 1e-7

@@ -76,8 +76,8 @@ def register(
 
     Args:
         fixed: the image whose grid the results have: a file, a tuple (array, affine), MONAI's MetaTensor (C, X, Y, Z)
-            or a :class:`~usreg.registration.pair.Volume`. Arrays are (X, Y), (X, Y, Z) or (C, X, Y, Z); the affine (4, 4)
-            maps indices in the order of the array's axes to mm, RAS.
+            or a :class:`~usreg.registration.pair.Volume`. Arrays are (X, Y), (X, Y, Z) or (C, X, Y, Z); the affine
+            (4, 4) maps indices in the order of the array's axes to mm, RAS.
         moving: the image that is warped; the same.
         config: YAML file of stages and settings; the packaged default when left out.
         overrides: ``key=value`` texts that replace settings, as on the command line.
@@ -121,9 +121,7 @@ def _registered(pair: Pair, found: Registration, start: Transform, seconds: floa
     )
     warped_label = None
     if label is not None:
-        warped_label = resample(
-            label.voxels, label.grid, grid, found.transform, mode="nearest", padding_mode="zeros"
-        )
+        warped_label = resample(label.voxels, label.grid, grid, found.transform, mode="nearest", padding_mode="zeros")
     ncc = {
         name: global_ncc(image[None], pair.fixed.voxels[None]).item()
         for name, image in (("before", before), ("after", warped))

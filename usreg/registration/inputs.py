@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from monai.data.meta_tensor import MetaTensor
+from numpy.typing import ArrayLike
 
 from ..config.checks import available_devices
 from ..errors import ConfigError, DataError, UsageError
@@ -22,6 +22,7 @@ from ..transformation.chains import TransformLike, links_of
 from . import network, starts
 from .pair import Progress, Registration, register_pair
 from .preparing import Volume, check_pair, make_side
+from .sides import flat_axis
 from .stages import RegisterConfig, Stage
 
 ImageLike: TypeAlias = "str | Path | Volume | MetaTensor | tuple[ArrayLike, ArrayLike]"
@@ -83,7 +84,7 @@ def read_pair(
         if (one is None) != (other is None):
             given, missing = ("fixed", "moving") if other is None else ("moving", "fixed")
             raise UsageError(f"{given}_{kind} and {missing}_{kind} go together: {missing}_{kind} is missing")
-    volumes: dict[str, Volume] = {}
+    volumes: dict[str, Any] = {}
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     for side, image in (("fixed", fixed), ("moving", moving)):
         key = f"{side}_mask"
@@ -96,7 +97,7 @@ def read_pair(
     for key, label in (("fixed_label", fixed_label), ("moving_label", moving_label)):
         if label is not None:
             volumes[key], _ = _finite(key, *_read(key, label, config), "error")
-    points = {}
+    points: dict[str, Any] = {}
     for side, landmarks in (("fixed", fixed_landmarks), ("moving", moving_landmarks)):
         if landmarks is not None:
             points[f"{side}_points"] = _points(landmarks, volumes[side].grid, landmarks_space)
@@ -120,8 +121,8 @@ def _read(name: str, given: ImageLike, config: RegisterConfig) -> tuple[Volume, 
     if isinstance(given, tuple) and len(given) == 2:
         return _with_affine(name, *given), f"the {name.replace('_', ' ')}"
     raise DataError(
-        f"{name} is {type(given).__name__}; it must be a file, a tuple (array, affine), MONAI's MetaTensor or a Volume: "
-        "an array alone does not say where its voxels lie"
+        f"{name} is {type(given).__name__}; it must be a file, a tuple (array, affine), MONAI's MetaTensor or a "
+        "Volume. An array by itself does not say where its voxels lie"
     )
 
 
@@ -137,7 +138,7 @@ def _with_affine(name: str, array: ArrayLike, affine: ArrayLike) -> Volume:
             "or more"
         )
     try:
-        grid = Grid(tuple(voxels.shape[1:]), np.asarray(affine, dtype=np.float64))
+        grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), np.asarray(affine, dtype=np.float64))
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
     return Volume(voxels.float(), grid)
@@ -224,7 +225,7 @@ def _by_name(pair: Pair, config: RegisterConfig) -> Affine:
     if config.start == "landmarks":
         if pair.fixed_points is None or pair.moving_points is None:
             raise UsageError("start=landmarks needs fixed_landmarks and moving_landmarks")
-        normal = starts.normal_of(fixed) if starts.flat_axis(moving) is not None else None
+        normal = starts.normal_of(fixed) if flat_axis(moving) is not None else None
         return starts.by_landmarks(pair.fixed_points, pair.moving_points, config.landmarks_model, normal)
     placed = starts.at_headers(fixed, moving)
     if config.start == "moments":

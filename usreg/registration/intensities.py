@@ -18,28 +18,32 @@ class Scaling:
     """How intensities become 0 to 1; what lies beyond is cut off.
 
     Attributes:
-        quantiles: of the intensities that become 0 and 1.
+        quantiles: of the intensities that become 0 and 1; within the mask where there is one.
         window: the two intensities themselves, in place of quantiles: Hounsfield units of a CT.
     """
 
     quantiles: tuple[float, ...] = (0.005, 0.995)
     window: tuple[float, ...] | None = None
 
-    def __call__(self, name: str, voxels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, name: str, voxels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """An image (C, D, H, W) of finite numbers, each channel from 0 to 1.
 
         Args:
             name: of the image, for messages.
+            voxels: the image.
+            mask: (1, D, H, W), above 0 where voxels count: quantiles are taken there.
 
         Raises:
             DataError: a channel is constant, or has no contrast in the window.
         """
-        return torch.stack([self._scaled(name, channel) for channel in voxels])
+        return torch.stack([self._scaled(name, channel, mask) for channel in voxels])
 
-    def _scaled(self, name: str, channel: torch.Tensor) -> torch.Tensor:
-        lowest, highest = float(channel.min()), float(channel.max())
+    def _scaled(self, name: str, channel: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        seen = channel if mask is None else channel[mask[0] > 0]
+        lowest, highest = float(seen.min()), float(seen.max())
         if lowest == highest:
-            raise DataError(f"the {name} image is constant ({lowest:g} everywhere): there is nothing to register")
+            where = "everywhere" if mask is None else "in its mask"
+            raise DataError(f"the {name} image is constant ({lowest:g} {where}): there is nothing to register")
         if self.window is not None:
             low, high = self.window
             if min(highest, high) - max(lowest, low) < FLAT * (high - low):
@@ -48,7 +52,7 @@ class Scaling:
                     f"{[low, high]}; give it another window, or quantiles"
                 )
         else:
-            low, high = (float(value) for value in np.quantile(channel.numpy(), self.quantiles))
+            low, high = (float(value) for value in np.quantile(seen.numpy(), self.quantiles))
             if high <= low:
                 low, high = lowest, highest
         return ((channel - low) / (high - low)).clamp(0, 1)

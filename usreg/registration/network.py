@@ -85,8 +85,8 @@ def predict(
 ) -> Chain:
     """The network's displacement for a pair.
 
-    The images are prepared as ``custom_dataset`` prepares samples, by the section of the training set: each stretched to
-    ``image_size`` by itself or, with ``align_shared_grid``, both on one grid around the foreground of the reference.
+    The images are prepared as ``custom_dataset`` prepares samples, by the section of the training set: each stretched
+    to ``image_size`` by itself or, with ``align_shared_grid``, both on one grid around the foreground of the reference.
 
     Args:
         network: see :func:`load_network`.

@@ -55,8 +55,8 @@ def make_side(
             f"{bad} of {voxels.numel()} voxels of the {name} image are NaN or infinite; replace them, or for NaN set "
             "nan=fill or nan=mask"
         )
-    scaled = scaling(name, voxels)
     there = None if mask is None else _mask_on(name, mask, image.grid)
+    scaled = scaling(name, voxels, there)
     channels = None
     if label is not None and other_label is not None:
         common = sorted(set(structures(label.voxels)) & set(structures(other_label.voxels)))
@@ -109,8 +109,8 @@ def check_pair(fixed: Side, moving: Side) -> None:
         )
     if len(fixed.image) != len(moving.image):
         raise DataError(
-            f"the fixed image has {len(fixed.image)} channels and the moving one {len(moving.image)}; they are compared "
-            "one by one, so both need the same number"
+            f"the fixed image has {len(fixed.image)} channels and the moving one {len(moving.image)}; they are "
+            "compared one by one, so both need the same number"
         )
 
 

@@ -100,7 +100,7 @@ def prepare_stages(stages: Sequence[Stage], fixed: Side, moving: Side, deformed:
     for number, stage in enumerate(stages):
         if isinstance(stage, PlacingStage | LinearStage):
             if field_of is not None:
-                raise ConfigError(f"stage {number} ({stage.stage}) cannot follow on {field_of}, a deformable one: put it first")
+                raise ConfigError(f"stage {number} ({stage.stage}) cannot follow on {field_of}: put it before that one")
             if deformed:
                 logger.warning("stage %d (%s) is left out: the start is a field already", number, stage.stage)
                 continue
@@ -165,7 +165,8 @@ def _run_stage(state: State, work: Work, count: _Counter) -> Losses:
     if isinstance(stage, LinearStage):
         settings = Linear(stage.stage, stage.iterations, stage.step, stage.tolerance)  # type: ignore[arg-type]
         levels = fixed.levels(stage.levels), moving.levels(stage.levels, moving=True)
-        state.affine, losses = register_linear(*levels, work.similarity, settings, state.affine, count)
+        normal = starts.normal_of(fixed.grid)
+        state.affine, losses = register_linear(*levels, work.similarity, settings, state.affine, count, normal)
         return losses
     levels = fixed.levels(stage.levels), moving.on(fixed.grid, state.affine).levels(stage.levels, moving=True)
     if isinstance(stage, GreedyStage):
@@ -188,9 +189,7 @@ def _greedy(
     moving: Sequence[Level],
     count: Any,
 ) -> Losses:
-    settings = Greedy(
-        stage.iterations, stage.step, stage.sigma_gradient, stage.sigma_field, tolerance=stage.tolerance
-    )
+    settings = Greedy(stage.iterations, stage.step, stage.sigma_gradient, stage.sigma_field, tolerance=stage.tolerance)
     grid = state.fixed.grid
     ddf = None if state.ddf is None else move_field(state.ddf, grid, fixed[0].grid)
     ddf, losses = register_greedy(fixed, moving, loss, settings, ddf, count)

@@ -20,9 +20,9 @@ LABELS = (*WARPED_LABEL, "fixed_label")
 class Similarity:
     """Calls the loss of a stage on packed channels, see :class:`Side`.
 
-    A mask of either side goes to the parameter ``mask`` of the loss: the fixed mask times the warped moving one, without
-    a gradient. Labels go to the parameters that :class:`LossCall` knows and, with a weight, to a soft Dice of its own.
-    Images of one slice are two-dimensional for the loss.
+    A mask of either side goes to the parameter ``mask`` of the loss: the fixed mask times the warped moving one,
+    without a gradient. Labels go to the parameters that :class:`LossCall` knows and, with a weight, to a soft Dice of
+    its own. Images of one slice are two-dimensional for the loss.
 
     Args:
         section: of the loss: ``name`` and its keys.
@@ -47,7 +47,9 @@ class Similarity:
         self.dice = DiceTerm()
         has_labels = fixed.labels is not None and moving.labels is not None
         if labels_weight and not has_labels:
-            raise ConfigError(f"{self.where}: labels_weight is {labels_weight:g}, and no labels of both images are given")
+            raise ConfigError(
+                f"{self.where}: labels_weight is {labels_weight:g}; give the labels of both images, or the weight 0"
+            )
         self.uses_labels = has_labels and (labels_weight > 0 or not set(LABELS).isdisjoint(self.loss.extras))
         if any(self.masks) and "mask" not in self.loss.extras:
             raise ConfigError(

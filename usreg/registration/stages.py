@@ -22,7 +22,7 @@ from .intensities import Scaling
 PLACING = ("centres", "moments")
 LINEAR = ("translation", "rigid", "affine")
 DEFORMABLE = ("greedy", "svf", "displacement")
-STAGES = PLACING + LINEAR + DEFORMABLE
+STAGES = LINEAR + DEFORMABLE + PLACING
 STARTS = ("headers", "centres", "moments", "landmarks")
 LANDMARK_MODELS = ("rigid", "affine")
 REGULARISERS = ("gradient", "bending")
@@ -102,7 +102,7 @@ class DisplacementStage:
     sigma_gradient: float = 0.5
     sigma_field: float = 0.0
     regulariser: str = "gradient"
-    weight: float = 1.0
+    weight: float = 2.0
     tolerance: float = 1e-7
     seconds: float | None = None
 
