@@ -16,7 +16,8 @@ import scipy.io
 import torch
 
 from ..errors import UsageError
-from ..spatial import Affine, DisplacementField, Grid, Transform
+from ..spatial import Affine, Chain, DisplacementField, Grid, Transform
+from .itk_files import import_simpleitk
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From RAS to LPS, and back."""
@@ -73,6 +74,29 @@ def write_field(path: Path, field: DisplacementField) -> None:
     image.set_sform(grid.affine, 1)
     image.set_qform(grid.affine, 1)
     nib.save(image, path)
+
+
+def write_composite(path: Path, chain: Chain) -> None:
+    """Write a chain of affines and fields as one file of ITK, ``.h5``, through SimpleITK.
+
+    Raises:
+        UsageError: SimpleITK is not installed.
+    """
+    sitk = import_simpleitk(path, "a composite transform")
+    parts: list[Any] = []
+    for transform in reversed(chain.transforms):  # ITK's last transform meets a point first
+        if isinstance(transform, Affine):
+            matrix = FLIP @ transform.matrix @ FLIP
+            parts.append(sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist()))
+        elif isinstance(transform, DisplacementField):
+            grid, vectors = _as_nifti(transform)
+            image = sitk.GetImageFromArray(np.ascontiguousarray(vectors.transpose(2, 1, 0, 3)), isVector=True)
+            axes = (FLIP @ grid.affine)[:3]
+            image.SetSpacing(grid.spacing.tolist())
+            image.SetOrigin(axes[:, 3].tolist())
+            image.SetDirection((axes[:, :3] / grid.spacing).ravel().tolist())
+            parts.append(sitk.DisplacementFieldTransform(image))
+    sitk.WriteTransform(sitk.CompositeTransform(parts), str(path))
 
 
 def _as_nifti(field: DisplacementField) -> tuple[Grid, np.ndarray[Any, Any]]:

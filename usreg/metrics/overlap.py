@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_distance import compute_average_surface_distance
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
@@ -83,6 +84,44 @@ def _hd95(mask: torch.Tensor, reference: torch.Tensor, spacing: list[float] | No
     return distance.squeeze()
 
 
+def average_surface_distance(
+    warped_label: torch.Tensor,
+    fixed_label: torch.Tensor,
+    spacing: torch.Tensor | None = None,
+    affine: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean distance from the voxels of each surface to the other surface, both ways together: (B, L).
+
+    As MONAI computes it. NaN where one of the masks is empty.
+
+    Args:
+        warped_label, fixed_label, spacing, affine: as in :func:`hausdorff_95`.
+
+    Returns:
+        mm, or voxels where neither affine nor spacing is known.
+    """
+    warped, fixed = warped_label > _INSIDE, fixed_label > _INSIDE
+    distances = torch.full(warped.shape[:2], torch.nan, device=warped.device)
+    for b, channel in (warped.flatten(2).any(2) & fixed.flatten(2).any(2)).nonzero().tolist():
+        masks = warped[b, channel], fixed[b, channel]
+        if affine is not None and _is_sheared(axes := affine[b, :3, :3].double().cpu().numpy()):
+            distances[b, channel] = float(np.concatenate(_directed_distances(*masks, axes)).mean())
+        else:
+            voxel = affine[b, :3, :3].norm(dim=0) if affine is not None else None if spacing is None else spacing[b]
+            distances[b, channel] = _asd(*masks, None if voxel is None else voxel.tolist())
+    return distances
+
+
+def _asd(mask: torch.Tensor, reference: torch.Tensor, spacing: list[float] | None) -> torch.Tensor:
+    """Of two masks of which none is empty: a scalar tensor."""
+    with warnings.catch_warnings():  # see _hd95
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        distance: torch.Tensor = compute_average_surface_distance(
+            mask[None, None], reference[None, None], include_background=True, symmetric=True, spacing=spacing
+        )
+    return distance.squeeze()
+
+
 def _is_sheared(axes: NDArray[np.float64]) -> bool:
     """Whether the columns of a matrix (3, 3), the steps from voxel to voxel, are not at right angles."""
     steps = axes / np.linalg.norm(axes, axis=0)
@@ -91,9 +130,15 @@ def _is_sheared(axes: NDArray[np.float64]) -> bool:
 
 def _hd95_sheared(mask: torch.Tensor, reference: torch.Tensor, axes: NDArray[np.float64]) -> float:
     """HD95 of two masks by the distances of their surface voxels in mm: a distance transform needs right angles."""
+    return max(float(np.percentile(distances, 95)) for distances in _directed_distances(mask, reference, axes))
+
+
+def _directed_distances(
+    mask: torch.Tensor, reference: torch.Tensor, axes: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """From each surface voxel of one mask to the nearest one of the other, mm: there, and back."""
     surfaces = []
     for one in (mask.cpu().numpy(), reference.cpu().numpy()):
         surfaces.append(np.argwhere(one & ~binary_erosion(one)) @ axes.T)
     trees = [cKDTree(surface) for surface in surfaces]
-    directed = [trees[1].query(surfaces[0])[0], trees[0].query(surfaces[1])[0]]
-    return max(float(np.percentile(distances, 95)) for distances in directed)
+    return [trees[1].query(surfaces[0])[0], trees[0].query(surfaces[1])[0]]

@@ -20,6 +20,7 @@ from .inverse import invert_field, miss_of
 from .levels import make_levels, move_field
 from .linear import Linear, register_linear
 from .stages import GreedyStage, LinearStage, Stage
+from .stopping import stop_asked
 
 Progress = Callable[[int, int, int, float], None]
 """Called after each iteration with the numbers of stage, level and iteration, and the loss."""
@@ -65,6 +66,7 @@ class Registration:
         ddf: ``field`` in voxels of the fixed image, (1, 3, D, H, W).
         inverse_miss: mean distance, voxels, by which the two fields in a row miss the identity.
         stages: what each stage did.
+        stopped: whether it was asked to stop before its end.
     """
 
     affine: Affine
@@ -73,6 +75,7 @@ class Registration:
     ddf: torch.Tensor | None = None
     inverse_miss: float | None = None
     stages: list[StageReport] = dataclasses.field(default_factory=list)
+    stopped: bool = False
 
     @property
     def transform(self) -> Chain:
@@ -119,6 +122,9 @@ def register_pair(
         else:
             ddf, losses = _greedy(stage, loss, target, source, found.affine, ddf, count)
         found.stages.append(StageReport(stage.stage, losses, time.perf_counter() - began))
+        if stop_asked():
+            found.stopped = True
+            break
     if ddf is not None:
         _store_field(found, ddf, fixed.grid)
     return found
