@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from . import make_callable
 from .command_line import EXIT_STOPPED, run_command
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def _run(options: argparse.Namespace, command: Sequence[str], console: Console) 
     found = run(options, command, make_console(stderr=True, quiet=True) if options.quiet else console)
     return EXIT_STOPPED if found.stopped else 0
 
+
+make_callable(__name__, ("usreg.registration.function", "register"))
 
 if __name__ == "__main__":
     sys.exit(main())

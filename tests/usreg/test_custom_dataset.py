@@ -83,6 +83,7 @@ def test_sample_has_the_documented_contents(folder):
         "fixed": (1, *SIZE),
         "moving_label": (2, *SIZE),
         "fixed_label": (2, *SIZE),
+        "moving_label_lost": (2,),
         "fixed_mask": (1, *SIZE),
         "moving_points": (1, 3),
         "fixed_points": (1, 3),
@@ -92,7 +93,8 @@ def test_sample_has_the_documented_contents(folder):
         "moving_affine": (4, 4),
     }
     assert all(type(value) is torch.Tensor for value in sample.values() if isinstance(value, torch.Tensor))
-    assert all(sample[key].dtype == torch.float32 for key in shapes)
+    assert all(sample[key].dtype == torch.float32 for key in shapes if key != "moving_label_lost")
+    assert sample["moving_label_lost"].tolist() == [False, False]
     assert (sample["case"], sample["metadata"]) == ("train[0]", {"site": "A", "modality": "MR-US"})
     for key in ("moving", "fixed"):
         assert (sample[key].min(), sample[key].max()) == (0, 1)

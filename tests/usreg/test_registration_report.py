@@ -1,4 +1,4 @@
-"""The folder of a registration: its numbers are those of other libraries, its files are whole, its page stands alone."""
+"""The folder of a registration: numbers as other libraries find them, whole files, a page that needs no other."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import io
 import json
 import os
 import re
+import resource
 import signal
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -100,7 +99,9 @@ def test_landmark_errors_and_warped_landmarks_are_those_of_simpleitk(
 ) -> None:
     transform = itk_transform(folder)
     fixed, moving = (read_landmarks(Path(pair[f"{name}_landmarks"])).points for name in ("fixed", "moving"))
-    misses = np.linalg.norm([np.subtract(transform.TransformPoint(p), q) for p, q in zip(fixed, moving)], axis=1)
+    misses = np.linalg.norm(
+        [np.subtract(transform.TransformPoint(p), q) for p, q in zip(fixed, moving, strict=True)], axis=1
+    )
     tre = report["measures"]["tre"]
     np.testing.assert_allclose([entry["after"] for entry in tre["landmarks"]], misses, atol=1e-3)
     assert tre["after"] == pytest.approx(misses.mean(), abs=1e-3)
@@ -109,7 +110,7 @@ def test_landmark_errors_and_warped_landmarks_are_those_of_simpleitk(
     warped = read_landmarks(folder / "warped_landmarks.csv")
     assert warped.space == "lps"
     back = [transform.TransformPoint(point) for point in warped.points]
-    assert np.linalg.norm(back - moving, axis=1).mean() < 0.5
+    assert np.linalg.norm(back - moving, axis=1).mean() < 0.01
 
 
 def test_the_composite_is_field_and_affine(folder: Path) -> None:
@@ -123,7 +124,7 @@ def test_folding_is_counted_in_the_map(folder: Path, report: dict) -> None:
     folding = report["measures"]["neg_jac_ratio"]
     assert folding["voxels"] == (jacobian <= 0).sum()
     assert folding["after"] == pytest.approx((jacobian <= 0).mean())
-    spread = np.log(np.maximum(jacobian, 1e-6)).std()
+    spread = np.log(jacobian[jacobian > 0]).std()
     assert report["measures"]["log_jac_std"]["after"] == pytest.approx(spread, rel=1e-4)
 
 
@@ -268,23 +269,21 @@ def test_a_second_request_ends_at_once(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_no_half_a_file(pair: dict[str, str], tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_half_a_file(
+    pair: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A limit on the size of files stands in for the disk: warped.nii.gz fits, the field does not."""
     out = tmp_path / "out"
     arguments = [*options(pair, out, "fixed", "moving"), "--no-pictures", "stages[0].iterations=[2,2]"]
-    code = (
-        "import resource, sys; from usreg import register\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
-        "sys.exit(register.main(sys.argv[1:]))"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        assert register.main([*arguments, "stages[1].iterations=[2,2,2]"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.search(
+        r"error: cannot write .*/out/field.nii.gz: File too large; free some space", capsys.readouterr().err
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "stages[1].iterations=[2,2,2]"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert re.search(r"error: cannot write .*/out/field.nii.gz: File too large. Free some space", done.stderr)
     assert sorted(path.name for path in out.iterdir()) == ["affine.mat", "warped.nii.gz"]
     assert volume(out / "warped.nii.gz").std() > 0
 

@@ -80,7 +80,7 @@ def open_folder(folder: Path) -> VolumeFile:
     reader.SetFileNames(list(names[0]))
     if first.channels == 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # the scale of the values may differ from slice to slice
-    return VolumeFile(header, lambda: read_voxels(folder, reader, sitk, header))
+    return VolumeFile(header, lambda dtype: read_voxels(folder, reader, sitk, header, dtype))
 
 
 def _read(file: Path, sitk: Any) -> _Slice:

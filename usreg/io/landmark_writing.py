@@ -86,9 +86,8 @@ def _markups(rows: Points, space: str) -> str:
 
 
 def _tag(rows: Points, _: str) -> str:
-    return (
-        "MNI Tag Point File\nVolumes = 1;\n\nPoints =\n" + _lines(rows).rstrip("\n").replace("\n", ' ""\n') + ' "";\n'
-    )
+    points = "\n".join(f'{row} ""' for row in _lines(rows).splitlines())
+    return f"MNI Tag Point File\nVolumes = 1;\n\nPoints =\n{points};\n"
 
 
 _WRITERS: dict[str, tuple[Callable[[Points, str], str], Sequence[str]]] = {

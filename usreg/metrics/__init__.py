@@ -7,6 +7,7 @@ from __future__ import annotations
 from . import intensity
 from . import field
 from . import overlap
+from . import surface
 from . import landmarks
 
 # isort: on
@@ -34,4 +35,5 @@ __all__ = [
     "model_inputs",
     "overlap",
     "register_metric",
+    "surface",
 ]

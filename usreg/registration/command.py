@@ -19,6 +19,7 @@ from ..errors import ConfigError, DataError, UsageError
 from ..io import read_landmarks, read_volume
 from ..io.landmarks import check_landmarks_space
 from ..io.transforms import read_transform
+from ..io.whole import writable_folder
 from ..metrics.label_volumes import structures
 from ..spatial import Affine, Grid
 from ..spatial.grid import Points
@@ -26,7 +27,6 @@ from ..training.console import duration
 from ..training.interrupts import StopRequest
 from .bars import StageBars
 from .demo import make_pair, write_pair
-from .files import writable_folder
 from .measures import HIGHER_IS_BETTER, LOWER_IS_BETTER, measure
 from .outputs import CONTENTS, landmarks_name, shown, write_data, write_page, write_points, write_report
 from .pair import Registration, Volume, register_pair

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..io.landmark_writing import write_landmarks
+from ..io.writing import write_volume
 from ..spatial import Grid
 from ..spatial.grid import Points
-from .files import write_volume
 from .pair import Volume
 
 LABELS = {1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen", 5: "spine"}
@@ -61,7 +61,7 @@ class Pair:
     Attributes:
         fixed, moving: (1, X, Y, Z), brightness from 0 to about 1.
         fixed_label, moving_label: (1, X, Y, Z), whole numbers; see :data:`LABELS`.
-        fixed_points, moving_points: (N, 3) mm, RAS: the same places in the two images.
+        fixed_points, moving_points: (20, 3) mm, RAS: the same places in the two images, four for each label.
     """
 
     fixed: Volume
@@ -82,7 +82,8 @@ def make_pair(scale: float = 1.0) -> Pair:
     """
     fixed = _grid((72, 60, 52), (2.0, 2.0, 2.5), (3.0, -2.0, 0.0), scale)
     moving = _grid((76, 66, 48), (1.9, 1.9, 2.8), (7.0, -5.0, 5.0), scale)
-    points = np.array([place for organ in _ANATOMY if organ.label for place in _landmarks(organ)])
+    organs = sorted((organ for organ in _ANATOMY if organ.label), key=lambda organ: organ.label)
+    points = np.array([place for organ in organs for place in _landmarks(organ)])
     (image, label), (moved, moved_label) = _scan(fixed, lambda p: p, 0), _scan(moving, _to_anatomy, 1)
     return Pair(image, moved, label, moved_label, points, _from_anatomy(points))
 
@@ -101,7 +102,7 @@ def write_pair(folder: Path, pair: Pair) -> dict[str, str]:
         volume: Volume = getattr(pair, name)
         dtype = np.uint8 if name.endswith("label") else np.float32
         path = folder / f"{name}.nii.gz"
-        write_volume(path, volume.voxels[0].numpy().astype(dtype), volume.grid)
+        write_volume(path, volume.voxels.numpy().astype(dtype), volume.grid)
         files[name] = str(path)
     for name, points in (("fixed_landmarks", pair.fixed_points), ("moving_landmarks", pair.moving_points)):
         path = folder / f"{name}.csv"

@@ -15,7 +15,8 @@ from usreg_kernels import compose_ddf, warp
 
 from ..metrics.field import folding_ratio, log_jacobian_std
 from ..metrics.intensity import global_ncc
-from ..metrics.overlap import average_surface_distance, dice_overlap, hausdorff_95
+from ..metrics.overlap import dice_overlap
+from ..metrics.surface import average_surface_distance, hausdorff_95
 from ..spatial import DisplacementField, Grid
 from .pair import Registration
 from .results import Inputs, Results, without_flat_axes

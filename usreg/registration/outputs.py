@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 
 from ..io.landmark_formats import without_volume
 from ..io.landmark_writing import write_landmarks
 from ..io.transforms import write_affine, write_composite, write_field
+from ..io.whole import whole, write_text
+from ..io.writing import write_volume
 from ..viz.page import Picture, Table, make_page
 from ..viz.pair_pictures import (
     PairVolumes,
@@ -24,7 +24,6 @@ from ..viz.pair_pictures import (
     draw_deformation,
     draw_losses,
 )
-from .files import whole, write_text, write_volume
 from .measures import MEANINGS
 from .pair import Registration
 from .results import Inputs, Results
@@ -61,9 +60,9 @@ def write_data(out: Path, inputs: Inputs, found: Registration, results: Results)
         UsageError: a file cannot be written.
     """
     grid = inputs.fixed.grid
-    write_volume(out / "warped.nii.gz", results.warped[0].numpy(), grid)
+    write_volume(out / "warped.nii.gz", results.warped.numpy(), grid)
     if results.warped_label is not None:
-        write_volume(out / "warped_label.nii.gz", results.warped_label.numpy(), grid)
+        write_volume(out / "warped_label.nii.gz", results.warped_label[None].numpy(), grid)
     with whole(out / "affine.mat") as temporary:
         write_affine(temporary, found.affine)
     for name, field in (("field", found.field), ("inverse_field", found.inverse_field)):
@@ -77,7 +76,7 @@ def write_data(out: Path, inputs: Inputs, found: Registration, results: Results)
             except RuntimeError as error:  # of ITK
                 raise OSError(str(error)) from error
     if results.jacobian is not None:
-        write_volume(out / "jacobian.nii.gz", results.jacobian.numpy(), grid)
+        write_volume(out / "jacobian.nii.gz", results.jacobian[None].numpy(), grid)
 
 
 def write_points(out: Path, source: Path, results: Results, space: str, inputs: Inputs) -> None:
@@ -129,17 +128,7 @@ def write_page(out: Path, report: Mapping[str, Any], inputs: Inputs, found: Regi
 
 
 def _pictures(inputs: Inputs, found: Registration, results: Results) -> dict[str, Picture]:
-    volumes = PairVolumes(
-        grid=inputs.fixed.grid,
-        fixed=inputs.fixed.voxels[0].numpy(),
-        before=results.before[0].numpy(),
-        warped=results.warped[0].numpy(),
-        fixed_label=_array(results.fixed_label),
-        label_before=_array(results.label_before),
-        warped_label=_array(results.warped_label),
-        field=found.field,
-        jacobian=_array(results.jacobian),
-    )
+    volumes = PairVolumes.of(inputs, found, results)
     view = "Radiological view: the patient's right is on the left. "
     pictures = {
         "before_after": Picture(
@@ -165,10 +154,6 @@ def _pictures(inputs: Inputs, found: Registration, results: Results) -> dict[str
             "Loss", "Of each iteration. Dashed lines: from one level to the next finer one.", draw_losses(losses)
         )
     return pictures
-
-
-def _array(tensor: torch.Tensor | None) -> np.ndarray[Any, Any] | None:
-    return None if tensor is None else tensor.numpy()
 
 
 def _measures_table(report: Mapping[str, Any]) -> Table:

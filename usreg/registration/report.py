@@ -15,11 +15,12 @@ import torch
 
 from usreg_kernels import library
 
+from .. import __version__
 from .measures import Measure
 from .pair import Registration, Volume
 from .stages import RegisterConfig, Stage
 
-PACKAGES = ("usreg", "torch", "triton", "monai", "numpy", "scipy", "nibabel", "SimpleITK")
+PACKAGES = ("torch", "triton", "monai", "numpy", "scipy", "nibabel", "SimpleITK")
 
 
 def make_report(
@@ -74,8 +75,8 @@ def settings(config: RegisterConfig, stages: Sequence[Stage]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that matter, where they are installed."""
-    found = {"python": platform.python_version()}
+    """Of usreg, of Python and of the packages that matter, where they are installed."""
+    found = {"usreg": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -9,12 +9,9 @@ import torch
 
 from usreg_kernels import jacobian_determinant
 
-from ..spatial import Grid, Transform, resample
+from ..spatial import Grid, InverseField, Transform, resample
 from ..spatial.grid import Points
 from .pair import Registration, Volume
-
-_INSIDE = 0.999
-"""Of an image of ones, that has 0 outside: what exceeds this was interpolated from the inside only."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,11 @@ class Results:
 def make_results(inputs: Inputs, found: Registration) -> Results:
     """Apply what a registration found."""
     grid, moving = inputs.fixed.grid, inputs.moving
-    everywhere = Volume(torch.ones_like(moving.voxels), moving.grid)
     return Results(
         before=_pulled(moving, grid, inputs.start),
         warped=_pulled(moving, grid, found.transform),
-        seen_before=_pulled(everywhere, grid, inputs.start)[0] > _INSIDE,
-        seen=_pulled(everywhere, grid, found.transform)[0] > _INSIDE,
+        seen_before=_seen(moving.grid, grid, inputs.start),
+        seen=_seen(moving.grid, grid, found.transform),
         fixed_label=_label(inputs.fixed_label, grid, None),
         label_before=_label(inputs.moving_label, grid, inputs.start),
         warped_label=_label(inputs.moving_label, grid, found.transform),
@@ -82,7 +78,7 @@ def make_results(inputs: Inputs, found: Registration) -> Results:
 def to_fixed_world(found: Registration, points: Points) -> Points:
     """Points (N, 3) in mm of the moving image's world, where they are in the fixed one's."""
     points = found.affine.inverse()(points)
-    return points if found.inverse_field is None else found.inverse_field(points)
+    return points if found.field is None else InverseField(found.field).solve(points)[0]
 
 
 def without_flat_axes(ddf: torch.Tensor) -> torch.Tensor:
@@ -93,6 +89,12 @@ def without_flat_axes(ddf: torch.Tensor) -> torch.Tensor:
 
 def _pulled(moving: Volume, grid: Grid, transform: Transform) -> torch.Tensor:
     return resample(moving.voxels, moving.grid, grid, transform, padding_mode="zeros")
+
+
+def _seen(moving: Grid, grid: Grid, transform: Transform) -> torch.Tensor:
+    """(X, Y, Z): where the moving image's box is."""
+    everywhere = torch.ones(1, *moving.size)
+    return resample(everywhere, moving, grid, transform, mode="nearest", padding_mode="zeros")[0] > 0
 
 
 def _label(label: Volume | None, grid: Grid, transform: Transform | None) -> torch.Tensor | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
@@ -18,6 +19,10 @@ from numpy.typing import NDArray
 from ..spatial import DisplacementField, Grid
 from .pictures import FIXED_COLOUR, FOLD_COLOUR, MOVING_COLOUR
 from .planes import Plane, Viewer
+
+if TYPE_CHECKING:
+    from ..registration.pair import Registration
+    from ..registration.results import Inputs, Results
 
 _CELL_INCHES = 2.3
 _DPI = 110
@@ -52,6 +57,21 @@ class PairVolumes:
     field: DisplacementField | None = None
     jacobian: NDArray[Any] | None = None
 
+    @classmethod
+    def of(cls, inputs: Inputs, found: Registration, results: Results) -> PairVolumes:
+        """Of a registration."""
+        return cls(
+            grid=inputs.fixed.grid,
+            fixed=inputs.fixed.voxels[0].numpy(),
+            before=results.before[0].numpy(),
+            warped=results.warped[0].numpy(),
+            fixed_label=_array(results.fixed_label),
+            label_before=_array(results.label_before),
+            warped_label=_array(results.warped_label),
+            field=found.field,
+            jacobian=_array(results.jacobian),
+        )
+
     def viewer(self) -> Viewer:
         """Through the middle of the labels where there are any, else of the image."""
         label = self.fixed_label if self.fixed_label is not None else self.warped_label
@@ -59,6 +79,10 @@ class PairVolumes:
             return Viewer(self.grid)
         ends = [np.flatnonzero(label.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
         return Viewer(self.grid, [(float(end[0]) + float(end[-1])) / 2 for end in ends])
+
+
+def _array(tensor: torch.Tensor | None) -> NDArray[Any] | None:
+    return None if tensor is None else tensor.numpy()
 
 
 def draw_before_after(volumes: PairVolumes) -> bytes:

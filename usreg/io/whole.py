@@ -7,13 +7,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import nibabel as nib
-import numpy as np
 
 from ..errors import UsageError
-from ..spatial import Grid
 
 
 def writable_folder(out: Path, contents: Iterable[str]) -> Path:
@@ -54,8 +49,8 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or choose another folder by --out; the "
-            "files that are in the folder are whole"
+            f"cannot write {path}: {error.strerror or error}; free some space, or choose another folder. No half of a "
+            "file was left"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -69,22 +64,3 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def write_volume(path: Path, voxels: np.ndarray[Any, Any], grid: Grid) -> None:
-    """Write a NIfTI file.
-
-    Args:
-        path: the file, ``.nii`` or ``.nii.gz``.
-        voxels: (X, Y, Z) on ``grid``.
-        grid: goes into the header, both as sform and as qform.
-
-    Raises:
-        UsageError: see :func:`whole`.
-    """
-    image = nib.Nifti1Image(voxels, grid.affine)
-    image.set_sform(grid.affine, 1)
-    image.set_qform(grid.affine, 1)
-    image.header.set_xyzt_units("mm")
-    with whole(path) as temporary:
-        nib.save(image, temporary)
