@@ -84,7 +84,7 @@ def _of_structures(
     values = torch.full(warped.shape[:2], torch.nan, device=warped.device)
     steps = affine[:, :3, :3] if affine is not None else None if spacing is None else torch.diag_embed(spacing)
     for b, channel in (warped.flatten(2).any(2) & fixed.flatten(2).any(2)).nonzero().tolist():
-        axes = np.eye(3) if steps is None else steps[b].double().cpu().numpy()
+        axes = np.eye(warped.dim() - 2) if steps is None else steps[b].double().cpu().numpy()
         values[b, channel] = summary(_distances(warped[b, channel], fixed[b, channel], axes))
     return values
 
@@ -93,10 +93,10 @@ def _distances(mask: torch.Tensor, reference: torch.Tensor, axes: NDArray[np.flo
     """The distances of two masks (D, H, W) of which none is empty.
 
     Args:
-        axes: (3, 3), whose columns are the steps in mm from voxel to voxel along z, y, x.
+        axes: (3, 3), or (2, 2) for masks (H, W): its columns are the steps in mm from voxel to voxel along each axis.
     """
     lengths = np.linalg.norm(axes, axis=0)
-    if np.abs((axes / lengths).T @ (axes / lengths) - np.eye(3)).max() > _RIGHT_ANGLE:
+    if np.abs((axes / lengths).T @ (axes / lengths) - np.eye(len(lengths))).max() > _RIGHT_ANGLE:
         return _sheared_distances(mask, reference, axes)
     with warnings.catch_warnings():  # MONAI 1.6 calls a function of its own with an argument that it deprecates
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)

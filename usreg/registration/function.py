@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from ..metrics.intensity import global_ncc
-from ..spatial import Affine, Chain, DisplacementField, Transform, resample
+from ..spatial import Affine, Chain, DisplacementField
 from ..transformation.chains import TransformLike
-from .inputs import ImageLike, Pair, PointsLike, chosen_device, find_start, read_pair, register_given
+from .inputs import ImageLike, PointsLike, chosen_device, find_start, make_inputs, prepare_given, read_pair
+from .measures import measure
 from .pair import Progress, Registration
+from .report import make_report
+from .results import Results, make_results
 from .stages import load_stages
 
 
@@ -24,15 +26,23 @@ class Registered:
 
     Attributes:
         registration: what the stages found.
-        warped: (C, D, H, W), the moving image on the fixed image's grid; 0 outside of the moving one.
-        warped_label: the same of the moving label, nearest neighbour; None without one.
-        report: seconds and losses of the stages, and measures before and after.
+        results: images, labels and points on the fixed image's grid, before and after.
+        report: seconds and losses of the stages, and measures before and after, as ``report.json`` has them.
     """
 
     registration: Registration
-    warped: torch.Tensor
-    warped_label: torch.Tensor | None
+    results: Results
     report: dict[str, Any]
+
+    @property
+    def warped(self) -> torch.Tensor:
+        """(C, D, H, W): the moving image on the fixed image's grid; 0 outside of the moving one."""
+        return self.results.warped
+
+    @property
+    def warped_label(self) -> torch.Tensor | None:
+        """(D, H, W) int32: the moving label, nearest neighbour; None without one."""
+        return self.results.warped_label
 
     @property
     def transform(self) -> Chain:
@@ -108,23 +118,22 @@ def register(
         landmarks_space=landmarks_space,
     )
     start = find_start(pair, settings, initial, checkpoint, device)
+    prepared = prepare_given(pair, settings, stages, start.transform, device)
     began = time.perf_counter()
-    found = register_given(pair, settings, stages, start, device, progress)
-    return _registered(pair, found, start, time.perf_counter() - began)
-
-
-def _registered(pair: Pair, found: Registration, start: Transform, seconds: float) -> Registered:
-    grid, moving, label = pair.fixed.grid, pair.moving, pair.moving_label
-    before, warped = (
-        resample(moving.voxels, moving.grid, grid, transform, padding_mode="zeros")
-        for transform in (start, found.transform)
+    found = prepared.run(progress)
+    seconds = time.perf_counter() - began
+    inputs = make_inputs(pair, start)
+    results = make_results(inputs, found)
+    report = make_report(
+        found,
+        settings,
+        stages,
+        measure(inputs, found, results),
+        command=(),
+        files={},
+        volumes={"fixed": pair.fixed, "moving": pair.moving},
+        start=start.name,
+        device=device,
+        seconds=seconds,
     )
-    warped_label = None
-    if label is not None:
-        warped_label = resample(label.voxels, label.grid, grid, found.transform, mode="nearest", padding_mode="zeros")
-    ncc = {
-        name: global_ncc(image[None], pair.fixed.voxels[None]).item()
-        for name, image in (("before", before), ("after", warped))
-    }
-    stages = [{"stage": one.stage, "seconds": one.seconds, "losses": one.losses} for one in found.stages]
-    return Registered(found, warped, warped_label, {"seconds": seconds, "stages": stages, "measures": {"ncc": ncc}})
+    return Registered(found, results, report)

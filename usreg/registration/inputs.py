@@ -16,12 +16,14 @@ from ..config.checks import available_devices
 from ..errors import ConfigError, DataError, UsageError
 from ..io import read_landmarks, read_volume
 from ..io.landmarks import check_landmarks_space
+from ..metrics.label_volumes import structures
 from ..spatial import Affine, Chain, Grid, Transform, resample
 from ..spatial.grid import Points
 from ..transformation.chains import TransformLike, links_of
 from . import network, starts
-from .pair import Progress, Registration, register_pair
+from .pair import PreparedPair, prepare_pair
 from .preparing import Volume, check_pair, make_side
+from .results import Inputs
 from .sides import flat_axis
 from .stages import RegisterConfig, Stage
 
@@ -81,9 +83,8 @@ def read_pair(
             ``nan`` does not allow it, only one of two labels or landmarks is given, or their numbers differ.
     """
     for kind, one, other in (("label", fixed_label, moving_label), ("landmarks", fixed_landmarks, moving_landmarks)):
-        if (one is None) != (other is None):
-            given, missing = ("fixed", "moving") if other is None else ("moving", "fixed")
-            raise UsageError(f"{given}_{kind} and {missing}_{kind} go together: {missing}_{kind} is missing")
+        if one is not None and other is None:
+            raise UsageError(f"fixed_{kind} and moving_{kind} go together, and moving_{kind} is missing")
     volumes: dict[str, Any] = {}
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     for side, image in (("fixed", fixed), ("moving", moving)):
@@ -94,19 +95,36 @@ def read_pair(
         volumes[side], valid = _finite(side, *_read(side, image, config), config.nan)
         if valid is not None and config.nan == "mask":
             volumes[key] = _common_mask(volumes.get(key), valid)
-    for key, label in (("fixed_label", fixed_label), ("moving_label", moving_label)):
-        if label is not None:
-            volumes[key], _ = _finite(key, *_read(key, label, config), "error")
+    volumes |= _labels(config, fixed_label, moving_label)
     points: dict[str, Any] = {}
     for side, landmarks in (("fixed", fixed_landmarks), ("moving", moving_landmarks)):
         if landmarks is not None:
             points[f"{side}_points"] = _points(landmarks, volumes[side].grid, landmarks_space)
-    if points and len(points["fixed_points"]) != len(points["moving_points"]):
+    if len(points) == 2 and len(points["fixed_points"]) != len(points["moving_points"]):
         raise DataError(
             f"there are {len(points['fixed_points'])} fixed and {len(points['moving_points'])} moving landmarks: they "
             "are paired one by one, so both need the same number"
         )
     return Pair(**volumes, **points)
+
+
+def _labels(config: RegisterConfig, fixed: ImageLike | None, moving: ImageLike | None) -> dict[str, Volume]:
+    """The labels that are given, checked."""
+    labels, names = {}, []
+    for key, given in (("fixed_label", fixed), ("moving_label", moving)):
+        if given is None:
+            continue
+        read = _read(key, given, config)
+        labels[key], _ = _finite(key, *read, "error")
+        names.append(read[1])
+        if len(labels[key].voxels) != 1:
+            raise DataError(
+                f"{names[-1]} has {len(labels[key].voxels)} channels; a label map of whole numbers is needed"
+            )
+    found = [set(structures(label.voxels)) for label in labels.values()]
+    if len(found) == 2 and not found[0] & found[1]:
+        raise DataError(f"{names[0]} and {names[1]} have no structure in common: there is nothing to compare")
+    return labels
 
 
 def _read(name: str, given: ImageLike, config: RegisterConfig) -> tuple[Volume, str]:
@@ -180,13 +198,28 @@ def _points(given: PointsLike, grid: Grid, space: str | None) -> Points:
         raise DataError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a registration starts.
+
+    Attributes:
+        transform: from the fixed image's world to the moving one's.
+        before: the same without the prediction of a network: what the result is compared with.
+        name: of the start in words.
+    """
+
+    transform: Transform
+    before: Transform
+    name: str
+
+
 def find_start(
     pair: Pair,
     config: RegisterConfig,
     initial: TransformLike | Sequence[TransformLike] | None = None,
     checkpoint: str | Path | None = None,
     device: str = "cpu",
-) -> Transform:
+) -> Start:
     """Where a registration starts.
 
     Args:
@@ -200,22 +233,33 @@ def find_start(
         UsageError: a transform or a checkpoint cannot be read or used, landmarks are missing or do not fix the map.
     """
     if initial is not None:
-        links = [link.transform for link in links_of(initial)]
-        start: Transform = links[0] if len(links) == 1 else Chain(links)
+        links = links_of(initial)
+        parts = [link.transform for link in links]
+        start: Transform = parts[0] if len(parts) == 1 else Chain(parts)
+        name = ", ".join(dict.fromkeys(link.name for link in links))
     else:
-        start = _by_name(pair, config)
+        start, name = _by_name(pair, config), START_NAMES[config.start]
     if checkpoint is None:
-        return start
-    affine, ddf = starts.as_field_and_affine(start, pair.fixed.grid)
-    if ddf is not None:
-        raise UsageError("the initial transform holds a field, and so does the prediction of --checkpoint; give one")
+        return Start(start, start, name)
+    parts = [link.transform for link in links_of(start)]
+    if not all(isinstance(part, Affine) for part in parts):
+        raise UsageError("the initial transform holds a field, and so does the prediction of the checkpoint; give one")
+    affine, _ = starts.as_field_and_affine(start, pair.fixed.grid)
     loaded = network.load_network(Path(checkpoint), device)
-    placed = Volume(
-        pair.moving.voxels, Grid(pair.moving.grid.size, np.linalg.inv(affine.matrix) @ pair.moving.grid.affine)
-    )
+    moving = pair.moving
+    placed = Volume(moving.voxels, Grid(moving.grid.size, np.linalg.inv(affine.matrix) @ moving.grid.affine))
     is_ct = {side: config.scaling(side).window is not None for side in ("fixed", "moving")}
     predicted = network.predict(loaded, pair.fixed, placed, is_ct, pair.fixed_label)
-    return Chain([*predicted.transforms, affine])
+    transform = Chain([*predicted.transforms, affine])
+    return Start(transform, affine, f"{name}, then the prediction of {loaded.path}")
+
+
+START_NAMES = {
+    "headers": "where the headers put the images",
+    "centres": "centres of the boxes",
+    "moments": "centres of mass",
+    "landmarks": "pairs of landmarks",
+}
 
 
 def _by_name(pair: Pair, config: RegisterConfig) -> Affine:
@@ -252,26 +296,33 @@ def chosen_device(wanted: str | None) -> str:
     return wanted
 
 
-def register_given(
-    pair: Pair,
-    config: RegisterConfig,
-    stages: Sequence[Stage],
-    start: Transform,
-    device: str,
-    progress: Progress = lambda stage, level, iteration, loss: None,
-) -> Registration:
-    """:func:`register_pair` with all that a pair and a config hold."""
-    return register_pair(
+def prepare_given(
+    pair: Pair, config: RegisterConfig, stages: Sequence[Stage], start: Transform, device: str
+) -> PreparedPair:
+    """:func:`prepare_pair` with all that a pair and a config hold."""
+    return prepare_pair(
         pair.fixed,
         pair.moving,
         stages,
         start=start,
         device=device,
-        progress=progress,
         scaling={side: config.scaling(side) for side in ("fixed", "moving")},
         fixed_mask=pair.fixed_mask,
         moving_mask=pair.moving_mask,
         fixed_label=pair.fixed_label,
         moving_label=pair.moving_label,
         seconds=config.seconds,
+    )
+
+
+def make_inputs(pair: Pair, start: Start) -> Inputs:
+    """What the results and their measures are made of."""
+    return Inputs(
+        pair.fixed,
+        pair.moving,
+        start.before,
+        pair.fixed_label,
+        pair.moving_label,
+        pair.fixed_points,
+        pair.moving_points,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,11 +15,11 @@ from . import starts
 from .intensities import Scaling
 from .inverse import invert_field, miss_of
 from .preparing import Volume, check_pair, make_side
-from .running import Progress, StageReport, State, prepare_stages, run_stages
+from .running import Progress, StageReport, State, Work, prepare_stages, run_stages
 from .sides import Side
 from .stages import Stage
 
-__all__ = ["Progress", "Registration", "StageReport", "Volume", "register_pair"]
+__all__ = ["PreparedPair", "Progress", "Registration", "StageReport", "Volume", "prepare_pair", "register_pair"]
 
 
 @dataclass
@@ -50,7 +51,56 @@ class Registration:
         return Chain([self.affine] if self.field is None else [self.field, self.affine])
 
 
+@dataclass
+class PreparedPair:
+    """A pair that is checked and ready to be registered.
+
+    Attributes:
+        state: the pair on its device, at its start.
+        work: the stages with their losses.
+        seconds: the most that all stages may take; None for any time.
+    """
+
+    state: State
+    work: Sequence[Work]
+    seconds: float | None = None
+
+    def run(self, progress: Progress = lambda stage, level, iteration, loss: None) -> Registration:
+        """Run all stages, once; see :data:`Progress`."""
+        state = self.state
+        run_stages(state, self.work, progress, self.seconds)
+        found = Registration(state.affine, stages=state.stages, stopped=state.stopped)
+        if state.ddf is not None:
+            inverse = invert_field(state.ddf)[0] if state.inverse is None else state.inverse
+            found.ddf, found.inverse_miss = state.ddf.cpu(), miss_of(state.ddf, inverse)
+            grid = state.fixed.grid
+            found.field, found.inverse_field = (starts.field_in_mm(one, grid) for one in (state.ddf, inverse))
+        return found
+
+
 def register_pair(
+    fixed: Volume,
+    moving: Volume,
+    stages: Sequence[Stage],
+    *,
+    progress: Progress = lambda stage, level, iteration, loss: None,
+    **settings: Any,
+) -> Registration:
+    """Register the moving image to the fixed one.
+
+    Args:
+        fixed, moving: see :func:`prepare_pair`.
+        stages: the same.
+        progress: see :data:`Progress`.
+        settings: the other arguments of :func:`prepare_pair`.
+
+    Raises:
+        UsageError: see :func:`prepare_pair`; before any work.
+    """
+    return prepare_pair(fixed, moving, stages, **settings).run(progress)
+
+
+def prepare_pair(
     fixed: Volume,
     moving: Volume,
     stages: Sequence[Stage],
@@ -58,15 +108,14 @@ def register_pair(
     quantiles: Sequence[float] = (0.005, 0.995),
     start: Transform | None = None,
     device: str = "cpu",
-    progress: Progress = lambda stage, level, iteration, loss: None,
     scaling: Mapping[str, Scaling] | None = None,
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
     fixed_label: Volume | None = None,
     moving_label: Volume | None = None,
     seconds: float | None = None,
-) -> Registration:
-    """Register the moving image to the fixed one.
+) -> PreparedPair:
+    """Check a pair, and prepare its registration.
 
     Args:
         fixed, moving: with equally many channels; both volumes, or both of one slice (2-D).
@@ -75,7 +124,6 @@ def register_pair(
         quantiles: of the intensities that become 0 and 1.
         start: where to start from; where it is missing, the identity of the world.
         device: of the computation.
-        progress: see :data:`Progress`.
         scaling: of ``"fixed"`` and ``"moving"``, in place of ``quantiles``.
         fixed_mask, moving_mask: above 0 is what counts, on any grid in the world of their image. The losses weigh each
             voxel by the product of the fixed mask and the warped moving one.
@@ -97,17 +145,7 @@ def register_pair(
     affine, ddf = starts.as_field_and_affine(start, fixed.grid)
     work = prepare_stages(stages, target, source, deformed=ddf is not None)
     state = State(target.to(device), source.to(device), affine, None if ddf is None else ddf.to(device))
-    run_stages(state, work, progress, seconds)
-    return _result(state)
-
-
-def _result(state: State) -> Registration:
-    found = Registration(state.affine, stages=state.stages, stopped=state.stopped)
-    if state.ddf is not None:
-        inverse = invert_field(state.ddf)[0] if state.inverse is None else state.inverse
-        found.ddf, found.inverse_miss = state.ddf.cpu(), miss_of(state.ddf, inverse)
-        found.field, found.inverse_field = (starts.field_in_mm(one, state.fixed.grid) for one in (state.ddf, inverse))
-    return found
+    return PreparedPair(state, work, seconds)
 
 
 def check_start(fixed: Side, moving: Side, start: Transform) -> None:

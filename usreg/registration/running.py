@@ -43,11 +43,13 @@ class StageReport:
         stage: its name.
         losses: of each level's iterations.
         seconds: that it took.
+        number: of the stage in the config, from 0.
     """
 
     stage: str
     losses: Losses
     seconds: float
+    number: int
 
 
 @dataclass
@@ -135,7 +137,7 @@ def run_stages(state: State, work: Sequence[Work], progress: Progress, seconds: 
         ends = [limit for limit in (end, None if own is None else began + own) if limit is not None]
         with stop_at(min(ends, default=None)):
             losses = _run_stage(state, one, _Counter(one.number, progress))
-        state.stages.append(StageReport(one.stage.stage, losses, time.perf_counter() - began))
+        state.stages.append(StageReport(one.stage.stage, losses, time.perf_counter() - began, one.number))
         if stop_asked():
             state.stopped = True
             return

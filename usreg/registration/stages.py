@@ -162,7 +162,7 @@ SCHEMAS: dict[str, type[Stage]] = {
     "displacement": DisplacementStage,
 }
 
-_AT_LEAST_0 = ("sigma_gradient", "sigma_field", "weight", "labels_weight", "tolerance")
+_AT_LEAST_0 = ("sigma_gradient", "sigma_field", "weight", "labels_weight")
 _ABOVE_0 = ("step", "seconds", "integration_steps")
 
 
