@@ -101,9 +101,13 @@ def read_pair(
         if landmarks is not None:
             points[f"{side}_points"] = _points(landmarks, volumes[side].grid, landmarks_space)
     if len(points) == 2 and len(points["fixed_points"]) != len(points["moving_points"]):
+        names = [
+            str(given) if isinstance(given, str | Path) else f"{side}_landmarks"
+            for side, given in (("fixed", fixed_landmarks), ("moving", moving_landmarks))
+        ]
         raise DataError(
-            f"there are {len(points['fixed_points'])} fixed and {len(points['moving_points'])} moving landmarks: they "
-            "are paired one by one, so both need the same number"
+            f"{names[0]} has {len(points['fixed_points'])} landmarks and {names[1]} {len(points['moving_points'])}; "
+            "they are paired one by one, so both need the same number"
         )
     return Pair(**volumes, **points)
 
