@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -100,33 +101,56 @@ def register_linear(
         normal: (3,) across images of one slice, of length 1: the matrix changes in their plane only.
 
     Returns:
-        The transform with the lowest loss on the finest level, and the losses of each level.
+        The transform with the lowest loss on the finest level, which may be ``start``, and the losses of each level.
     """
-    losses = []
+    first, losses = start, []
     for number, (target, source, count) in enumerate(zip(fixed, moving, settings.iterations, strict=True)):
-        image = target.image
-        parameters = _Parameters(settings.model, target.grid, start, image.device, normal)
-        to_voxels = torch.from_numpy(np.linalg.inv(source.grid.affine)).to(image.device)
-        to_world = torch.tensor(target.grid.affine, device=image.device)
-        spacing = float(target.grid.spacing.mean())
-        adam = torch.optim.Adam([parameters.values], lr=settings.step * spacing, betas=(0.9, 0.99))
-        last = SHORTEST * settings.step * spacing
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, count), eta_min=last)
-        convergence = Convergence(settings.tolerance, seconds=settings.seconds)
-        best, best_matrix = float("inf"), start.matrix
-        for _ in range(count):
-            adam.zero_grad()
-            matrix = parameters.matrix()
-            affine = (to_voxels @ matrix @ to_world)[:3].to(image.dtype)
-            value = loss(warp(source.image, affine=affine, size=target.grid.size), image)
-            value.backward()
-            if value.item() < best:
-                best, best_matrix = value.item(), matrix.detach().cpu().numpy()
-            adam.step()
-            schedule.step()
-            report(number, value.item())
-            if convergence.is_reached(value.item()):
-                break
-        start = Affine(best_matrix)
-        losses.append(convergence.losses)
+        told = partial(report, number)
+        start, values = _register_level(target, source, loss, settings, (start, first), count, told, normal)
+        losses.append(values)
     return start, losses
+
+
+def _register_level(
+    fixed: Level,
+    moving: Level,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    settings: Linear,
+    starts: Sequence[Affine],
+    count: int,
+    report: Callable[[float], None],
+    normal: Points | None,
+) -> tuple[Affine, list[float]]:
+    """From the better one of ``starts``: what a coarse level finds may be worse than nothing on a finer one."""
+    image = fixed.image
+    to_voxels = torch.from_numpy(np.linalg.inv(moving.grid.affine)).to(image.device)
+    to_world = torch.tensor(fixed.grid.affine, device=image.device)
+
+    def loss_of(matrix: torch.Tensor) -> torch.Tensor:
+        affine = (to_voxels @ matrix @ to_world)[:3].to(image.dtype)
+        return loss(warp(moving.image, affine=affine, size=fixed.grid.size), image)
+
+    def first_loss(start: Affine) -> float:
+        return loss_of(torch.from_numpy(start.matrix).to(image.device)).item()
+
+    start = starts[0] if starts[0] is starts[-1] else min(starts, key=first_loss)
+    parameters = _Parameters(settings.model, fixed.grid, start, image.device, normal)
+    spacing = float(fixed.grid.spacing.mean())
+    adam = torch.optim.Adam([parameters.values], lr=settings.step * spacing, betas=(0.9, 0.99))
+    last = SHORTEST * settings.step * spacing
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, count), eta_min=last)
+    convergence = Convergence(settings.tolerance, seconds=settings.seconds)
+    best, best_matrix = float("inf"), start.matrix
+    for _ in range(count):
+        adam.zero_grad()
+        matrix = parameters.matrix()
+        value = loss_of(matrix)
+        value.backward()
+        if value.item() < best:
+            best, best_matrix = value.item(), matrix.detach().cpu().numpy()
+        adam.step()
+        schedule.step()
+        report(value.item())
+        if convergence.is_reached(value.item()):
+            break
+    return Affine(best_matrix), convergence.losses

@@ -53,8 +53,8 @@ class Similarity:
         self.uses_labels = has_labels and (labels_weight > 0 or not set(LABELS).isdisjoint(self.loss.extras))
         if any(self.masks) and "mask" not in self.loss.extras:
             raise ConfigError(
-                f"{self.where}: a mask is given, and this loss has no parameter 'mask' in its forward; lncc, "
-                "mse, lncc_smooth and lncc_dice have one. Take one of these, or give the loss such a parameter, or leave the mask out"
+                f"{self.where}: a mask is given, and this loss has no parameter 'mask' in its forward. Take lncc, mse, "
+                "lncc_smooth or lncc_dice, give the loss such a parameter, or leave the mask out"
             )
 
     def __call__(self, warped: torch.Tensor, fixed: torch.Tensor, ddf: torch.Tensor | None = None) -> torch.Tensor:
