@@ -80,8 +80,8 @@ class VelocityStage:
     loss: dict[str, Any] = field(default_factory=dict)
     labels_weight: float | None = None
     step: float = 0.5
-    sigma_gradient: float = 1.0
-    sigma_field: float = 0.5
+    sigma_gradient: float = 1.5
+    sigma_field: float = 0.7
     integration_steps: int = 7
     regulariser: str = "gradient"
     weight: float = 0.0
