@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from ..io.landmark_formats import without_volume
@@ -16,6 +19,7 @@ from ..io.landmark_writing import write_landmarks
 from ..io.transforms import write_affine, write_composite, write_field
 from ..io.whole import whole, write_text
 from ..io.writing import write_volume
+from ..spatial import DisplacementField
 from ..viz.page import Picture, Table, make_page
 from ..viz.pair_pictures import (
     PairVolumes,
@@ -60,23 +64,35 @@ def write_data(out: Path, inputs: Inputs, found: Registration, results: Results)
         UsageError: a file cannot be written.
     """
     grid = inputs.fixed.grid
-    write_volume(out / "warped.nii.gz", results.warped.numpy(), grid)
-    if results.warped_label is not None:
-        write_volume(out / "warped_label.nii.gz", results.warped_label[None].numpy(), grid)
+    writes: list[Callable[[], None]] = [
+        partial(_write_field, out / f"{name}.nii.gz", field)
+        for name, field in (("field", found.field), ("inverse_field", found.inverse_field))
+        if field is not None
+    ]
+    volumes = {
+        "warped": results.warped,
+        "warped_label": None if results.warped_label is None else results.warped_label[None],
+        "jacobian": None if results.jacobian is None else results.jacobian[None],
+    }
+    for name, voxels in volumes.items():
+        if voxels is not None:
+            writes.append(partial(write_volume, out / f"{name}.nii.gz", voxels.numpy(), grid))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # compression takes most of the time
+        for written in [pool.submit(write) for write in writes]:
+            written.result()
     with whole(out / "affine.mat") as temporary:
         write_affine(temporary, found.affine)
-    for name, field in (("field", found.field), ("inverse_field", found.inverse_field)):
-        if field is not None:
-            with whole(out / f"{name}.nii.gz") as temporary:
-                write_field(temporary, field)
     if find_spec("SimpleITK") is not None:
         with whole(out / "composite.h5") as temporary:
             try:
                 write_composite(temporary, found.transform)
             except RuntimeError as error:  # of ITK
                 raise OSError(str(error)) from error
-    if results.jacobian is not None:
-        write_volume(out / "jacobian.nii.gz", results.jacobian[None].numpy(), grid)
+
+
+def _write_field(path: Path, field: DisplacementField) -> None:
+    with whole(path) as temporary:
+        write_field(temporary, field)
 
 
 def write_points(out: Path, source: Path, results: Results, space: str, inputs: Inputs) -> None:
@@ -161,7 +177,7 @@ def _measures_table(report: Mapping[str, Any]) -> Table:
         (_titled(name, values), shown(values["before"]), shown(values["after"]), MEANINGS[name])
         for name, values in report["measures"].items()
     ]
-    return Table("Measures", ("measure", "before", "after", "meaning"), rows)
+    return Table("Measures", ("measure", "before", "after", "meaning"), rows, words=(0, 3))
 
 
 def _labels_table(report: Mapping[str, Any]) -> Table | None:
@@ -188,7 +204,7 @@ def _stages_table(report: Mapping[str, Any]) -> Table:
         )
         for stage in report["stages"]
     ]
-    return Table("Stages", ("stage", "loss", "iterations of the levels", "seconds"), rows)
+    return Table("Stages", ("stage", "loss", "iterations of the levels", "seconds"), rows, words=(0, 1, 2))
 
 
 def _titled(name: str, values: Mapping[str, Any]) -> str:
