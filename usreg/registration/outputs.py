@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from ..io.landmark_formats import without_volume
@@ -19,7 +16,6 @@ from ..io.landmark_writing import write_landmarks
 from ..io.transforms import write_affine, write_composite, write_field
 from ..io.whole import whole, write_text
 from ..io.writing import write_volume
-from ..spatial import DisplacementField
 from ..viz.page import Picture, Table, make_page
 from ..viz.pair_pictures import (
     PairVolumes,
@@ -64,22 +60,15 @@ def write_data(out: Path, inputs: Inputs, found: Registration, results: Results)
         UsageError: a file cannot be written.
     """
     grid = inputs.fixed.grid
-    writes: list[Callable[[], None]] = [
-        partial(_write_field, out / f"{name}.nii.gz", field)
-        for name, field in (("field", found.field), ("inverse_field", found.inverse_field))
-        if field is not None
-    ]
-    volumes = {
-        "warped": results.warped,
-        "warped_label": None if results.warped_label is None else results.warped_label[None],
-        "jacobian": None if results.jacobian is None else results.jacobian[None],
-    }
-    for name, voxels in volumes.items():
-        if voxels is not None:
-            writes.append(partial(write_volume, out / f"{name}.nii.gz", voxels.numpy(), grid))
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # compression takes most of the time
-        for written in [pool.submit(write) for write in writes]:
-            written.result()
+    write_volume(out / "warped.nii.gz", results.warped.numpy(), grid)
+    if results.warped_label is not None:
+        write_volume(out / "warped_label.nii.gz", results.warped_label[None].numpy(), grid)
+    if results.jacobian is not None:
+        write_volume(out / "jacobian.nii.gz", results.jacobian[None].numpy(), grid)
+    for name, field in (("field", found.field), ("inverse_field", found.inverse_field)):
+        if field is not None:
+            with whole(out / f"{name}.nii.gz") as temporary:
+                write_field(temporary, field)
     with whole(out / "affine.mat") as temporary:
         write_affine(temporary, found.affine)
     if find_spec("SimpleITK") is not None:
@@ -88,11 +77,6 @@ def write_data(out: Path, inputs: Inputs, found: Registration, results: Results)
                 write_composite(temporary, found.transform)
             except RuntimeError as error:  # of ITK
                 raise OSError(str(error)) from error
-
-
-def _write_field(path: Path, field: DisplacementField) -> None:
-    with whole(path) as temporary:
-        write_field(temporary, field)
 
 
 def write_points(out: Path, source: Path, results: Results, space: str, inputs: Inputs) -> None:

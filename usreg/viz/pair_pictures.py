@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from contourpy import contour_generator
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
@@ -150,8 +151,6 @@ def draw_deformation(volumes: PairVolumes) -> bytes:
     view = volumes.viewer()
     field, jacobian = volumes.field, volumes.jacobian
     length = field.displacement.norm(dim=0).numpy()
-    to_voxels = np.linalg.inv(view.grid.affine[:3, :3])
-    ddf = np.tensordot(to_voxels, np.stack([view.turned(one) for one in field.displacement.numpy()]), axes=1)
     reach = max(0.1, float(np.abs(np.clip(jacobian, 0, 2) - 1).max()))
     shown: dict[str, Any] = {}
 
@@ -164,7 +163,7 @@ def draw_deformation(volumes: PairVolumes) -> bytes:
         _mark_folds(ax, view, plane, jacobian)
 
     columns: dict[str, Draw] = {
-        "deformed grid": lambda ax, plane: _draw_grid(ax, view, plane, ddf),
+        "deformed grid": lambda ax, plane: _draw_grid(ax, view, plane, field),
         "length of the displacement": lengths,
         "Jacobian determinant": determinants,
     }
@@ -267,18 +266,22 @@ def _outline(ax: Axes, view: Viewer, plane: Plane, label: NDArray[Any] | None, c
     """The outlines of the structures of a label, each in its box."""
     if label is None:
         return
-    cut = np.pad(view.slice(label, plane), 1)
+    cut, lines = np.pad(view.slice(label, plane), 1), []
     for number in np.unique(cut[cut != 0]):
         inside = cut == number
         rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
         box = slice(rows[0] - 1, rows[-1] + 2), slice(columns[0] - 1, columns[-1] + 2)
-        y, x = (np.arange(part.start, part.stop) - 1 for part in box)
-        ax.contour(x, y, inside[box].astype(float), levels=[0.5], colors=[colour], linewidths=1.1)
+        outlines = contour_generator(z=inside[box].astype(float)).lines(0.5)
+        corner = np.array([box[1].start - 1, box[0].start - 1])  # x, y, without the margin
+        lines += [np.asarray(outline) + corner for outline in outlines]
+    ax.add_collection(LineCollection(lines, colors=colour, linewidths=1.1))
 
 
-def _draw_grid(ax: Axes, view: Viewer, plane: Plane, ddf: NDArray[Any]) -> None:
+def _draw_grid(ax: Axes, view: Viewer, plane: Plane, field: DisplacementField) -> None:
     """The lines of a regular grid, where the field sends them in the plane of the slice."""
-    down, right = (np.take(ddf[axis], view.at[plane.axis], axis=plane.axis).T for axis in (plane.rows, plane.columns))
+    vectors = np.stack([view.slice(component, plane) for component in field.displacement.numpy()])  # mm
+    ddf = np.tensordot(np.linalg.inv(view.grid.affine[:3, :3]), vectors, axes=1)
+    down, right = ddf[plane.rows], ddf[plane.columns]
     rows, columns = np.indices(down.shape)
     places = np.stack([columns + right, rows + down], axis=-1)
     height, width = view.extent(plane)
