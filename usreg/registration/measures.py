@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from usreg_kernels import compose_ddf, warp
 
 from ..metrics.field import folding_ratio, log_jacobian_std
 from ..metrics.intensity import global_ncc
-from ..metrics.overlap import dice_overlap
-from ..metrics.surface import average_surface_distance, hausdorff_95
+from ..metrics.surface import mean_distance, percentile_95, surface_distances
 from ..spatial import DisplacementField, Grid
 from .pair import Registration
 from .results import Inputs, Results, without_flat_axes
@@ -59,9 +58,9 @@ def measure(inputs: Inputs, found: Registration, results: Results) -> dict[str, 
 
 
 def _similarity(inputs: Inputs, results: Results) -> dict[str, Measure]:
-    fixed = inputs.fixed.voxels[0]
-    pairs = [(results.before[0], results.seen_before), (results.warped[0], results.seen)]
-    ncc = [_ncc(fixed[seen], image[seen]) for image, seen in pairs]
+    fixed = inputs.fixed.voxels
+    pairs = [(results.before, results.seen_before), (results.warped, results.seen)]
+    ncc = [_ncc(fixed[:, seen], image[:, seen]) for image, seen in pairs]
     overlap = [seen.double().mean().item() for _, seen in pairs]
     return {"ncc": _entry(ncc[0], ncc[1]), "overlap": _entry(overlap[0], overlap[1])}
 
@@ -77,34 +76,39 @@ def label_measures(fixed: torch.Tensor, before: torch.Tensor, after: torch.Tenso
         fixed, before, after: (X, Y, Z) whole numbers; 0 is background.
         grid: of all three.
     """
-    labels = sorted(set(fixed.unique().tolist()) & (set(before.unique().tolist()) | set(after.unique().tolist())) - {0})
-    tables: dict[str, dict[str, Measure]] = {"dice": {}, "hd95": {}, "asd": {}}
+    there = set(before.unique().tolist()) | set(after.unique().tolist())
+    labels = sorted((set(fixed.unique().tolist()) & there) - {0})
     boxes = [find_objects(volume.numpy()) for volume in (fixed, before, after)]
-    for label in labels:
-        values: dict[str, list[float]] = {name: [] for name in tables}
+
+    def compare(label: int) -> list[tuple[float, float, float]]:
+        found = []
         for moving, moving_boxes in ((before, boxes[1]), (after, boxes[2])):
             box = _common_box(_box(boxes[0], label), _box(moving_boxes, label))
-            for name, value in _compare(fixed[box] == label, moving[box] == label, grid):
-                values[name].append(value)
-        for name, table in tables.items():
-            table[str(label)] = _entry(values[name][0], values[name][1])
-    units = {"dice": "", "hd95": "mm", "asd": "mm"}
-    return {
-        name: {**_entry(_mean(table, "before"), _mean(table, "after"), units[name]), "labels": table}
-        for name, table in tables.items()
-    }
+            found.append(_compare(fixed[box] == label, moving[box] == label, grid))
+        return found
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        compared = list(pool.map(compare, labels))
+    measures = {}
+    for number, (name, unit) in enumerate((("dice", ""), ("hd95", "mm"), ("asd", "mm"))):
+        table = {
+            str(label): _entry(one[number], other[number]) for label, (one, other) in zip(labels, compared, strict=True)
+        }
+        measures[name] = {**_entry(_mean(table, "before"), _mean(table, "after"), unit), "labels": table}
+    return measures
 
 
-def _compare(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid) -> Iterator[tuple[str, float]]:
-    """The measures of two masks (X, Y, Z) that were cut out of a grid; flat axes do not count."""
-    kept = [length for length, whole in zip(fixed.shape, grid.size, strict=True) if whole > 1]
-    masks = [mask.reshape(1, 1, *kept).float() for mask in (moving, fixed)]
-    yield "dice", dice_overlap(masks[0], masks[0], masks[1]).item() if masks[0].any() else 0.0
-    place: dict[str, torch.Tensor] = {"affine": torch.tensor(grid.affine)[None]}
-    if len(kept) < 3:
-        place = {"spacing": torch.tensor(grid.spacing[np.array(grid.size) > 1])[None]}
-    yield "hd95", hausdorff_95(*masks, **place).item()
-    yield "asd", average_surface_distance(*masks, **place).item()
+def _compare(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid) -> tuple[float, float, float]:
+    """Dice, HD95 and ASD of two masks (X, Y, Z) that were cut out of a grid; flat axes do not count."""
+    sizes = int(fixed.sum()), int(moving.sum())
+    if 0 in sizes:
+        return 0.0, math.nan, math.nan
+    dice = 2 * int((fixed & moving).sum()) / sum(sizes)
+    kept = [axis for axis, length in enumerate(grid.size) if length > 1]
+    moving, fixed = (mask.reshape([mask.shape[axis] for axis in kept]) for mask in (moving, fixed))
+    axes = grid.affine[:3, :3] if len(kept) == 3 else np.diag(grid.spacing[kept])
+    distances = surface_distances(moving, fixed, axes)
+    return dice, percentile_95(distances).item(), mean_distance(distances).item()
 
 
 def _box(boxes: list[Any], label: int) -> tuple[slice, ...] | None:

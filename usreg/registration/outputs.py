@@ -63,20 +63,20 @@ def write_data(out: Path, inputs: Inputs, found: Registration, results: Results)
     write_volume(out / "warped.nii.gz", results.warped.numpy(), grid)
     if results.warped_label is not None:
         write_volume(out / "warped_label.nii.gz", results.warped_label[None].numpy(), grid)
-    with whole(out / "affine.mat") as temporary:
-        write_affine(temporary, found.affine)
+    if results.jacobian is not None:
+        write_volume(out / "jacobian.nii.gz", results.jacobian[None].numpy(), grid)
     for name, field in (("field", found.field), ("inverse_field", found.inverse_field)):
         if field is not None:
             with whole(out / f"{name}.nii.gz") as temporary:
                 write_field(temporary, field)
+    with whole(out / "affine.mat") as temporary:
+        write_affine(temporary, found.affine)
     if find_spec("SimpleITK") is not None:
         with whole(out / "composite.h5") as temporary:
             try:
                 write_composite(temporary, found.transform)
             except RuntimeError as error:  # of ITK
                 raise OSError(str(error)) from error
-    if results.jacobian is not None:
-        write_volume(out / "jacobian.nii.gz", results.jacobian[None].numpy(), grid)
 
 
 def write_points(out: Path, source: Path, results: Results, space: str, inputs: Inputs) -> None:
@@ -161,7 +161,7 @@ def _measures_table(report: Mapping[str, Any]) -> Table:
         (_titled(name, values), shown(values["before"]), shown(values["after"]), MEANINGS[name])
         for name, values in report["measures"].items()
     ]
-    return Table("Measures", ("measure", "before", "after", "meaning"), rows)
+    return Table("Measures", ("measure", "before", "after", "meaning"), rows, words=(0, 3))
 
 
 def _labels_table(report: Mapping[str, Any]) -> Table | None:
@@ -188,7 +188,7 @@ def _stages_table(report: Mapping[str, Any]) -> Table:
         )
         for stage in report["stages"]
     ]
-    return Table("Stages", ("stage", "loss", "iterations of the levels", "seconds"), rows)
+    return Table("Stages", ("stage", "loss", "iterations of the levels", "seconds"), rows, words=(0, 1, 2))
 
 
 def _titled(name: str, values: Mapping[str, Any]) -> str:

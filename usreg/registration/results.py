@@ -19,7 +19,7 @@ class Inputs:
     """What is registered, and what the result is judged by.
 
     Attributes:
-        fixed, moving: of one channel.
+        fixed, moving: the images.
         start: the transform that the registration starts from; it is what "before" means.
         fixed_label, moving_label: whole numbers, on grids of their own, in the worlds of their images. The fixed one is
             only of use together with the moving one, as with the points.
@@ -40,7 +40,7 @@ class Results:
     """On the fixed image's grid, or in its world.
 
     Attributes:
-        before, warped: (1, X, Y, Z), the moving image by the start and by the result; 0 outside of it.
+        before, warped: (C, X, Y, Z), the moving image by the start and by the result; 0 outside of it.
         seen_before, seen: (X, Y, Z), which voxels the moving image reaches.
         fixed_label: (X, Y, Z) int32, as the other labels; nearest neighbour.
         label_before, warped_label: the moving label by the start and by the result; 0 outside of it.

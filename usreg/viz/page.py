@@ -12,9 +12,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-
        padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 p, figcaption { color: #555; max-width: 50em; }
-table { border-collapse: collapse; } th, td { padding: .25em .9em; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child, td:last-child { text-align: left; }
-td:last-child { color: #555; }
+table { border-collapse: collapse; } th, td { padding: .25em .9em; text-align: left; border-bottom: 1px solid #ddd; }
+th.number, td.number { text-align: right; } th, td:first-child { white-space: nowrap; }
 figure { margin: 1em 0; } img { max-width: 100%; }
 code, pre { background: #f5f5f5; padding: .1em .3em; } pre { padding: .8em; white-space: pre-wrap; }
 """
@@ -43,11 +42,13 @@ class Table:
         title: heading above it.
         header: of the columns.
         rows: each as long as the header.
+        words: the columns that hold words; numbers stand at the right.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    words: Sequence[int] = (0,)
 
 
 def make_page(title: str, facts: Mapping[str, str], parts: Sequence[Table | Picture], command: str) -> str:
@@ -81,9 +82,15 @@ def make_page(title: str, facts: Mapping[str, str], parts: Sequence[Table | Pict
 
 
 def _table(table: Table) -> str:
-    header = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
-    rows = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f"<h2>{escape(table.title)}</h2>\n<table>\n<tr>{header}</tr>\n{rows}\n</table>"
+    tags = ["td" if column in table.words else 'td class="number"' for column in range(len(table.header))]
+    lines = [_row([tag.replace("td", "th") for tag in tags], table.header)]
+    lines += [_row(tags, row) for row in table.rows]
+    return f"<h2>{escape(table.title)}</h2>\n<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def _row(tags: Sequence[str], cells: Sequence[str]) -> str:
+    filled = (f"<{tag}>{escape(cell)}</{tag[:2]}>" for tag, cell in zip(tags, cells, strict=True))
+    return "<tr>" + "".join(filled) + "</tr>"
 
 
 def _picture(picture: Picture) -> str:
