@@ -79,7 +79,8 @@ def run(options: argparse.Namespace, command: Sequence[str], console: Console) -
                 device=device,
                 progress=bars,
             )
-            bars.finish()
+            if not found.stopped:
+                bars.finish()
         seconds = time.perf_counter() - began
         results = make_results(inputs, found)
         report = make_report(
