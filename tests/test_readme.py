@@ -75,7 +75,7 @@ def test_the_registration_runs(tmp_path: Path) -> None:
         affine = np.eye(4)
         affine[0, 3] = shift
         nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "data" / f"{name}.nii.gz")
-    (command,) = (line for line in _commands() if "usreg.register" in line)
+    (command,) = (line for line in _commands() if "usreg.register --fixed" in line)
     short = ["stages[0].iterations=[5,5]", "stages[1].iterations=[5,5,5]"]
     subprocess.run([sys.executable, *shlex.split(command)[1:], *short], cwd=tmp_path, check=True)
     found = {path.name for path in (tmp_path / "registered").iterdir()}
@@ -96,6 +96,14 @@ def test_the_way_from_training_to_results_runs(tmp_path: Path) -> None:
         subprocess.run([sys.executable, *shlex.split(command)[1:], *more], cwd=tmp_path, check=True)
     found = {path.name for path in (tmp_path / "runs" / "first" / "evaluation").iterdir()}
     assert found == {"cases.csv", "summary.csv", "first"}
+
+
+def test_the_demo_registers(tmp_path: Path) -> None:
+    (command,) = (line for line in _commands() if "usreg.register --demo" in line)
+    short = ["stages[0].iterations=[15,5]", "stages[1].iterations=[15,10,3]"]
+    subprocess.run([sys.executable, *shlex.split(command)[1:], *short], cwd=tmp_path, check=True)
+    found = {path.name for path in (tmp_path / "registered").iterdir()}
+    assert {"report.html", "report.json", "warped.nii.gz", "warped_landmarks.csv", "pair"} <= found
 
 
 def _train(command: str, folder: Path) -> None:
