@@ -252,7 +252,7 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             usreg.register(*pair, checkpoint=folder, overrides=[NO_FIELD])
 
-    fails(tmp_path / "nowhere", "no checkpoint .*nowhere; --checkpoint takes a run's folder")
+    fails(tmp_path / "nowhere", "there is no checkpoint or run's folder .*nowhere")
     (tmp_path / "other.pt").write_text("no checkpoint")
     fails(tmp_path / "other.pt", "cannot be read as a checkpoint")
     fails(checkpoint(tmp_path / "bare", config={}), "the config inside has no model and image_size", ConfigError)

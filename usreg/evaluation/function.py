@@ -15,9 +15,10 @@ from rich.progress import Progress
 
 from ..config import Config, load_config
 from ..errors import ConfigError, DataError, UsageError
+from ..training.checkpoints import find_checkpoint
 from ..training.run_folder import make_run_folder
 from ..training.setup import make_accelerator
-from .methods import Method, find_checkpoint, method_of_checkpoint, method_of_registration
+from .methods import Method, method_of_checkpoint, method_of_registration
 from .results import CaseResult, Results
 from .running import cases_of, run_method
 from .saving import SAVED, save_case

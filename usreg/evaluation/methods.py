@@ -20,16 +20,13 @@ from ..models.warp import warp
 from ..registration.pair import Volume, register_pair
 from ..registration.stages import load_stages
 from ..spatial import Grid
-from ..training.checkpoints import BEST_LOSS, LAST, load_checkpoint, load_weights
+from ..training.checkpoints import find_checkpoint, load_checkpoint, load_weights
 from ..training.trial import checked_prediction
 
 logger = logging.getLogger(__name__)
 
 Predict: TypeAlias = Callable[[dict[str, Any]], tuple[torch.Tensor, torch.Tensor]]
 """From a batch to the warped image (B, 1, D, H, W) and the field (B, 3, D, H, W) in voxels, z, y, x."""
-
-IN_A_FOLDER = (BEST_LOSS, LAST)
-"""The checkpoints of a run's folder, the first one found."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +44,6 @@ class Method:
     source: str
     config: Config
     predict: Predict
-
-
-def find_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run: the file itself, or of a folder the one with the lowest validation loss, else the last.
-
-    Raises:
-        DataError: there is none.
-    """
-    if not run.exists():
-        raise DataError(f"there is no checkpoint or run's folder {run}")
-    if run.is_file():
-        return run
-    found = next((run / name for name in IN_A_FOLDER if (run / name).is_file()), None)
-    if found is None:
-        raise DataError(f"{run} holds no checkpoint: neither {' nor '.join(IN_A_FOLDER)} is there")
-    return found
 
 
 def method_of_checkpoint(

@@ -69,7 +69,8 @@ def run(options: argparse.Namespace, command: Sequence[str], console: Console) -
         began = time.perf_counter()
         with stop_when(lambda: request.requested), StageBars(console, stages) as bars:
             found = prepared.run(bars)
-            bars.finish()
+            if not found.stopped:
+                bars.finish()
         seconds = time.perf_counter() - began
         results = make_results(inputs, found)
         report = make_report(

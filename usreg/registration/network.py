@@ -17,7 +17,7 @@ from ..datasets.sample_grids import GridRule, foreground_box, image_on
 from ..errors import ConfigError, DataError, UsageError
 from ..models import build_model
 from ..spatial import Affine, Chain, Grid, resample
-from ..training.checkpoints import BEST_LOSS, LAST, load_checkpoint, load_weights
+from ..training.checkpoints import find_checkpoint, load_checkpoint, load_weights
 from .intensities import Scaling
 from .preparing import Volume
 from .starts import field_in_mm
@@ -56,11 +56,7 @@ def load_network(checkpoint: Path, device: str = "cpu") -> Network:
         UsageError: there is none; it is no checkpoint of usreg; its config is of something else, or names a model that
             is not known here; the weights are another model's.
     """
-    path = checkpoint
-    if path.is_dir():
-        path = next((path / name for name in (BEST_LOSS, LAST) if (path / name).is_file()), path / LAST)
-    if not path.is_file():
-        raise DataError(f"no checkpoint {path}; --checkpoint takes a run's folder with {LAST}, or a file of it")
+    path = find_checkpoint(checkpoint)
     content = load_checkpoint(path)
     config = content["config"]
     section, size = (config.get(key) if isinstance(config, Mapping) else None for key in ("model", "image_size"))

@@ -22,6 +22,9 @@ LAST = "last.pt"
 BEST_LOSS = "best_val_loss.pt"
 BEST_EPE = "best_epe.pt"
 
+IN_A_FOLDER = (BEST_LOSS, LAST)
+"""The checkpoints of a run's folder, the first one found."""
+
 ENTRIES = ("model", "optimizer", "scaler", "progress", "random", "config")
 """The entries of a checkpoint beside its format: plain containers and tensors, so that loading runs no code."""
 
@@ -47,6 +50,22 @@ def save_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The checkpoint of a run: the file itself, or of a folder the one with the lowest validation loss, else the last.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not run.exists():
+        raise DataError(f"there is no checkpoint or run's folder {run}")
+    if run.is_file():
+        return run
+    found = next((run / name for name in IN_A_FOLDER if (run / name).is_file()), None)
+    if found is None:
+        raise DataError(f"{run} holds no checkpoint: neither {' nor '.join(IN_A_FOLDER)} is there")
+    return found
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
