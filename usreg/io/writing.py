@@ -17,6 +17,7 @@ from ..spatial import Grid
 from .formats import suffix_of
 from .itk_files import import_simpleitk
 from .itk_transforms import set_itk_grid
+from .whole import whole
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -95,11 +96,12 @@ def write_volume(path: Path, voxels: NDArray[Any], grid: Grid, series: Series | 
         UsageError: the disk is full, or the file cannot be written for another reason.
     """
     voxels = voxels.astype(np.uint8) if voxels.dtype == bool else voxels
+    if suffix_of(path) not in ITK_SUFFIXES:
+        with whole(path) as temporary:
+            _write_nifti(temporary, voxels, grid, series or Series())
+        return
     try:
-        if suffix_of(path) in ITK_SUFFIXES:
-            _write_with_itk(path, voxels, grid)
-        else:
-            _write_nifti(path, voxels, grid, series or Series())
+        _write_with_itk(path, voxels, grid)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"cannot write {path}: {error}") from error
 

@@ -46,7 +46,7 @@ def hausdorff_95(
     Returns:
         mm, or voxels where neither affine nor spacing is known.
     """
-    return _of_structures(_percentile_95, warped_label, fixed_label, spacing, affine)
+    return _of_structures(percentile_95, warped_label, fixed_label, spacing, affine)
 
 
 @register_metric("asd")
@@ -61,14 +61,16 @@ def average_surface_distance(
     The mean over the voxels of both surfaces of the distance to the other one, as MONAI computes it. Arguments and unit
     are those of :func:`hausdorff_95`.
     """
-    return _of_structures(_mean, warped_label, fixed_label, spacing, affine)
+    return _of_structures(mean_distance, warped_label, fixed_label, spacing, affine)
 
 
-def _percentile_95(distances: Distances) -> torch.Tensor:
+def percentile_95(distances: Distances) -> torch.Tensor:
+    """HD95, a scalar: the larger of the two directed percentiles."""
     return torch.stack([torch.quantile(directed, 0.95) for directed in distances]).max()
 
 
-def _mean(distances: Distances) -> torch.Tensor:
+def mean_distance(distances: Distances) -> torch.Tensor:
+    """ASD, a scalar: the mean over both surfaces."""
     return torch.cat(distances).mean()
 
 
@@ -84,7 +86,7 @@ def _of_structures(
     values = torch.full(warped.shape[:2], torch.nan, device=warped.device)
     steps = affine[:, :3, :3] if affine is not None else None if spacing is None else torch.diag_embed(spacing)
     for b, channel in (warped.flatten(2).any(2) & fixed.flatten(2).any(2)).nonzero().tolist():
-        axes = np.eye(3) if steps is None else steps[b].double().cpu().numpy()
+        axes = np.eye(warped.dim() - 2) if steps is None else steps[b].double().cpu().numpy()
         values[b, channel] = summary(_distances(warped[b, channel], fixed[b, channel], axes))
     return values
 
@@ -93,19 +95,24 @@ def _distances(mask: torch.Tensor, reference: torch.Tensor, axes: NDArray[np.flo
     """The distances of two masks (D, H, W) of which none is empty.
 
     Args:
-        axes: (3, 3), whose columns are the steps in mm from voxel to voxel along z, y, x.
+        axes: (3, 3), or (2, 2) for masks (H, W): its columns are the steps in mm from voxel to voxel along each axis.
     """
     lengths = np.linalg.norm(axes, axis=0)
-    if np.abs((axes / lengths).T @ (axes / lengths) - np.eye(3)).max() > _RIGHT_ANGLE:
-        return _sheared_distances(mask, reference, axes)
+    if np.abs((axes / lengths).T @ (axes / lengths) - np.eye(len(lengths))).max() > _RIGHT_ANGLE:
+        return surface_distances(mask, reference, axes)
     with warnings.catch_warnings():  # MONAI 1.6 calls a function of its own with an argument that it deprecates
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
         found = get_edge_surface_distance(mask, reference, spacing=lengths.tolist(), symmetric=True)
     return found[1][0], found[1][-1]
 
 
-def _sheared_distances(mask: torch.Tensor, reference: torch.Tensor, axes: NDArray[np.float64]) -> Distances:
-    """The distances by the places of the surface voxels in mm: a distance transform needs right angles."""
+def surface_distances(mask: torch.Tensor, reference: torch.Tensor, axes: NDArray[np.float64]) -> Distances:
+    """The distances by the places of the surface voxels in mm: MONAI's distance transform needs right angles.
+
+    Args:
+        mask, reference: (D, H, W) or (H, W), of which none is empty.
+        axes: see :func:`_distances`.
+    """
     surfaces = []
     for one in (mask.cpu().numpy(), reference.cpu().numpy()):
         surfaces.append(np.argwhere(one & ~binary_erosion(one)) @ axes.T)
