@@ -26,7 +26,7 @@ SMALLEST = 32
 """Voxels along the shortest axis of a field that is inverted on half as many voxels first."""
 
 
-def invert_field(ddf: torch.Tensor, tolerance: float = 0.02, iterations: int = 40) -> tuple[torch.Tensor, float]:
+def invert_field(ddf: torch.Tensor, tolerance: float = 0.01, iterations: int = 40) -> tuple[torch.Tensor, float]:
     """The field that undoes ``x + ddf(x)``.
 
     Args:
