@@ -36,7 +36,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types compile_commands sanitize contenders bench gpu budgets docs sdist wheel clean help
+.PHONY: train test setup lint format types compile_commands sanitize contenders bench gpu budgets docs sdist wheel clean help bench-register
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)
@@ -88,6 +88,11 @@ bench: contenders ## our losses against everything that you would pick instead: 
 	$(BIN)/python -m pytest bench --benchmark-only $(BENCH) --benchmark-columns=median,iqr,rounds \
 	  --benchmark-json=$(RESULT); measured=$$?; \
 	$(BIN)/python -m bench.report $(RESULT) $(if $(AGAINST),--against $(AGAINST)) && exit $$measured
+
+# Each contender's environment lies in a folder of its own in .venv-register.
+bench-register: setup ## registrations of whole pairs, ours against other programs; DATA is the folder of the data sets
+	$(if $(DATA),,$(error DATA is missing: make bench-register DATA=FOLDER, which holds brain_pair and hippocampus))
+	$(BIN)/python -m bench.register --data $(DATA) $(BENCH)
 
 # The check comes first, and by itself: a machine without a GPU need not download a torch to hear that. The stage `build`
 # builds the CUDA library, for one GPU.

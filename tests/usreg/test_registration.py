@@ -118,7 +118,7 @@ def test_a_steep_field_has_an_inverse(size: tuple[int, int, int]) -> None:
     undone = -ddf
     for _ in range(60):
         undone = -warp(ddf, undone)
-    assert miss_of(ddf, undone) > 5 * missed  # the iteration without damping
+    assert miss_of(ddf, undone) > 2 * missed  # the iteration without damping
 
 
 def test_levels_keep_the_box_and_fields_keep_their_length_in_mm() -> None:

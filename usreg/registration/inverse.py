@@ -6,6 +6,8 @@ the field stretches lengths by less than two, and registrations stretch more tha
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -16,6 +18,9 @@ from .levels import move_field
 
 DAMPING = 0.5
 """How much of a miss an iteration takes back."""
+
+SLOWEST = 0.9
+"""What of the mean miss an iteration may leave; where a field folds, or points leave the grid, more would not help."""
 
 SMALLEST = 32
 """Voxels along the shortest axis of a field that is inverted on half as many voxels first."""
@@ -33,12 +38,13 @@ def invert_field(ddf: torch.Tensor, tolerance: float = 0.01, iterations: int = 4
         (1, 3, D, H, W) in voxels, and the mean distance by which points miss.
     """
     inverse = _first_guess(ddf, tolerance, iterations)
-    missed = compose_ddf(ddf, inverse)
+    missed, before = compose_ddf(ddf, inverse), math.inf
     for _ in range(iterations):
-        if missed.norm(dim=1).mean().item() <= tolerance:
+        distance = missed.norm(dim=1).mean().item()
+        if distance <= tolerance or distance > SLOWEST * before:
             break
         inverse.sub_(missed, alpha=DAMPING)
-        missed = compose_ddf(ddf, inverse)
+        missed, before = compose_ddf(ddf, inverse), distance
     return inverse, _mean_inside(missed, inverse)
 
 
