@@ -1,9 +1,9 @@
-"""Do ANTs and usreg read each other's transforms alike? The check behind docs/apply.md, for an environment with antspyx.
+"""Do ANTs and usreg read each other's transforms alike? The check behind docs/apply.md, where antspyx is installed.
 
 Run by an interpreter that has antspyx (0.6.3) and NumPy; usreg is run by another one, given by ``--usreg``:
 
     python3 -m venv /tmp/env-ants && /tmp/env-ants/bin/pip install antspyx==0.6.3
-    /tmp/env-ants/bin/python tools/check_ants.py FIXED.nii.gz MOVING.nii.gz [MOVING_LABEL.nii.gz] --usreg .venv/bin/python
+    /tmp/env-ants/bin/python tools/check_ants.py FIXED MOVING [MOVING_LABEL] --usreg .venv/bin/python
 
 It registers the pair once with each program, warps with both programs through the files of each, and prints by how much
 the results differ. Exit status 1 where they do: images by more than 1e-3 (relative, two voxels inside the border),
@@ -92,16 +92,41 @@ class Check:
         return float(np.linalg.norm(ours - theirs, axis=1).max())
 
 
+def turned(file: str, out: Path, axes: tuple[int, int, int]) -> str:
+    """A copy of an image on an oblique, anisotropic, left-handed grid, its array's axes exchanged; the new file.
+
+    Images that lay in one world still do: all are turned and stretched about one point.
+    """
+    image = ants.image_read(file)
+    turn = np.linalg.qr(np.array([[1.0, 0.3, -0.2], [-0.25, 1.0, 0.35], [0.2, -0.3, 1.0]]))[0]
+    world = turn @ np.diag([-0.9, 1.3, 1.1])
+    steps = world @ np.array(image.direction) @ np.diag(image.spacing)
+    steps = steps[:, axes]
+    spacing = np.linalg.norm(steps, axis=0)
+    origin = world @ np.array(image.origin)
+    array = np.ascontiguousarray(image.numpy().transpose(axes))
+    ants.image_write(
+        ants.from_numpy(array, origin.tolist(), spacing.tolist(), steps / spacing).clone(image.pixeltype), str(out)
+    )
+    return str(out)
+
+
 def main() -> int:
     """Compare; 0 where both programs agree, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fixed")
     parser.add_argument("moving")
     parser.add_argument("label", nargs="?", help="labels of the moving image")
+    parser.add_argument("--turned", action="store_true", help="first put the images on oblique, left-handed grids")
     parser.add_argument("--usreg", metavar="PYTHON", default=sys.executable, help="an interpreter that has usreg")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if options.turned:
+            options.fixed = turned(options.fixed, folder / "fixed.nii.gz", (2, 0, 1))
+            options.moving = turned(options.moving, folder / "moving.nii.gz", (0, 1, 2))
+            if options.label is not None:
+                options.label = turned(options.label, folder / "label.nii.gz", (0, 1, 2))
         check = Check(options.usreg, options.fixed, options.moving, options.label, folder)
         images = [ants.image_read(file) for file in (options.fixed, options.moving)]
         ants.registration(*images, "SyN", outprefix=str(folder / "ants_"), random_seed=1)

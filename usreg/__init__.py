@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evaluation import evaluate
     from .registration.function import register
     from .transformation import apply
 
@@ -23,10 +24,10 @@ try:
 except PackageNotFoundError:  # used from a source tree that was never installed
     __version__ = "0+unknown"
 
-COMMANDS = ("apply", "register")
+COMMANDS = ("apply", "evaluate", "register")
 """Modules that are also functions, see :class:`CommandModule`; they are imported when they are first asked for."""
 
-__all__ = ["__version__", "apply", "register"]
+__all__ = ["__version__", "apply", "evaluate", "register"]
 
 
 class CommandModule(ModuleType):

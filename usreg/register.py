@@ -49,7 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=("lps", "ras", "voxel"),
         help="of landmarks whose files do not say it (default: lps)",
     )
-    parser.add_argument("--initial", metavar="FILE", help="affine to start from (.mat, .tfm, .txt)")
+    parser.add_argument("--fixed-mask", metavar="FILE", help="above 0 is what counts of the fixed image")
+    parser.add_argument("--moving-mask", metavar="FILE", help="the same of the moving image")
+    parser.add_argument(
+        "--initial",
+        metavar="FILE",
+        action="append",
+        help="transform to start from; given several times, a point meets the first one first",
+    )
+    parser.add_argument("--checkpoint", metavar="RUN", help="run of a trained network, whose prediction is the start")
     parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="no report.html")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")

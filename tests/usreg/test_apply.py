@@ -103,6 +103,24 @@ def test_a_chain_of_files_gives_what_simpleitk_does(
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("chain", [["field", "affine"], ["affine"], ["affine", "affine"], ["field"]])
+def test_a_field_on_the_fixed_grid_gives_what_simpleitk_does(files: dict[str, Path], chain: list[str]) -> None:
+    """Such a chain goes through the kernel as it is, as every output of usreg.register does."""
+    write_field(files["field"], smooth_field(FIXED))
+    ours = apply([files[name] for name in chain], files["moving"], files["fixed"], outside=7)
+    parts = dict(zip(("affine", "field"), (itk_chain(files).GetNthTransform(n) for n in (0, 1)), strict=True))
+    theirs = sitk.Resample(
+        sitk.ReadImage(str(files["moving"]), sitk.sitkFloat64),
+        sitk.ReadImage(str(files["fixed"])),
+        sitk.CompositeTransform([parts[name] for name in reversed(chain)]),
+        sitk.sitkLinear,
+        7.0,
+    )
+    expected = sitk.GetArrayFromImage(theirs).transpose(2, 1, 0)
+    assert 0.05 < (expected == 7).mean() < 0.9
+    np.testing.assert_allclose(ours.voxels[0].numpy(), expected, atol=2e-5)
+
+
 def test_points_go_where_itk_sends_them_and_back(files: dict[str, Path]) -> None:
     points = FIXED.to_world(np.random.default_rng(1).uniform(4, 11, (25, 3)))
     transform = itk_chain(files)

@@ -354,6 +354,22 @@ def test_real_prostate_pairs():
     assert table.means("identity")["dice_label0"] == pytest.approx(0.58, abs=0.015)
 
 
+@pytest.mark.parametrize("keys", [{}, {"align_shared_grid": True, "align_reference": "fixed"}])
+def test_landmarks_of_a_real_pair(tmp_path, keys):
+    """The 16 landmarks of a pair of RESECT are 1.10 mm apart with the headers as they are."""
+    root = os.environ.get("USREG_DATA", "")
+    folder = Path(root) / "resect_case24"
+    if not root or not folder.is_dir():
+        pytest.skip("set USREG_DATA to the folder that holds resect_case24 to run this test")
+    case = {"moving": "Case24-T1_moving.nii.gz", "fixed": "Case24-US_fixed.nii.gz"}
+    case |= {f"{side}_landmarks": f"Case24-MRI-beforeUS.tag#{n}" for n, side in enumerate(("moving", "fixed"), start=1)}
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps({"train": [{key: str(folder / name) for key, name in case.items()}]}))
+    data = CustomDataset(str(manifest), (48, 48, 48), **keys)
+    assert len(data[0]["fixed_points"]) == 16
+    assert evaluate_metrics(identity_inputs(collate([data[0]])))["tre"].tolist() == [pytest.approx(1.10, abs=0.005)]
+
+
 @pytest.mark.parametrize(
     ("keys", "ct"),
     [

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..spatial import Grid
-from . import dicom, itk_files, nibabel_files
-from .formats import kind_of
+from . import dicom, dicom_frames, itk_files, nibabel_files
+from .formats import DICOM, kind_of
 from .header import VolumeFile, VolumeHeader
 from .nifti_world import HeaderChoice
 
@@ -90,6 +90,8 @@ def _open(path: Path, choice: HeaderChoice | None) -> VolumeFile:
     kind = kind_of(path)
     if path.is_dir():
         return dicom.open_folder(path)
+    if kind is DICOM:
+        return dicom_frames.open_frames(path)
     if kind.itk is not None:
         return itk_files.open_file(path, kind)
     return nibabel_files.open_file(path, kind, choice)

@@ -46,8 +46,12 @@ def open_file(path: Path, kind: Kind) -> VolumeFile:
     affine = world_affine(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
     if kind is MINC2 and not _turns_minc(sitk):
         affine = _LPS_TO_RAS @ affine  # MINC's world is RAS already, and came through unchanged
+    doubts: tuple[str, ...] = ()
+    if text is not None:
+        correction, doubts = text.to_ras_mm()
+        affine = correction @ affine
     oriented = text.oriented if text is not None else kind is not DICOM or states_directions(reader)
-    header = make_header(path, shape, affine, oriented, () if oriented else (no_directions(kind),))
+    header = make_header(path, shape, affine, oriented, doubts if oriented else (no_directions(kind), *doubts))
 
     def voxels(dtype: type[np.generic] | None) -> NDArray[Any]:
         if text is not None:

@@ -61,6 +61,8 @@ def open_file(path: Path, kind: Kind, choice: HeaderChoice | None = None) -> Vol
     except _READ_ERRORS as error:
         raise DataError(f"{path}: its header cannot be used ({one_line(error)}); {WAY_OUT}") from error
     shape = tuple(image.shape[axis] for axis in axes)
+    if len(shape) == 2:  # a slice; its affine has a third axis all the same
+        shape += (1,)
     header = make_header(path, shape, world.affine, world.oriented, world.doubts)
     return VolumeFile(header, lambda dtype: _voxels(path, image, header, axes, dtype))
 

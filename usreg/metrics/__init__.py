@@ -19,6 +19,7 @@ from .utils import (
     missing_inputs,
     model_inputs,
     register_metric,
+    values_of,
 )
 
 METRIC_REGISTRY.mark_builtins()
@@ -36,4 +37,5 @@ __all__ = [
     "overlap",
     "register_metric",
     "surface",
+    "values_of",
 ]

@@ -60,7 +60,7 @@ def make_report(
         "start": start,
         "measures": dict(measures),
         "seconds": seconds,
-        "stages": [_stage(stage, report) for stage, report in zip(stages, found.stages, strict=False)],
+        "stages": [_stage(stages[one.number], one) for one in found.stages],
         "affine_ras": found.affine.matrix.tolist(),
         "config": settings(config, stages),
         "device": device,
@@ -124,4 +124,4 @@ def _stage(stage: Stage, report: Any) -> dict[str, Any]:
         {"factor": factor, "iterations": len(losses), "losses": losses}
         for factor, losses in zip(stage.levels, report.losses, strict=False)
     ]
-    return {"stage": report.stage, "loss": stage.loss["name"], "seconds": report.seconds, "levels": levels}
+    return {"stage": report.stage, "loss": stage.loss.get("name", ""), "seconds": report.seconds, "levels": levels}

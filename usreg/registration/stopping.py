@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,3 +26,11 @@ def stop_when(asked: Callable[[], bool]) -> Iterator[None]:
 def stop_asked() -> bool:
     """Whether the loops should end now."""
     return _asked.get()()
+
+
+@contextmanager
+def stop_at(end: float | None) -> Iterator[None]:
+    """The same once ``time.perf_counter()`` has reached ``end``; None for no end. What asked before still counts."""
+    asked = _asked.get()
+    with stop_when(asked if end is None else lambda: time.perf_counter() >= end or asked()):
+        yield

@@ -77,8 +77,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+SAME_KEYS = "give the same keys, or train without training.resume"
+"""What to do about a checkpoint of another model, in training."""
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, way_out: str = SAME_KEYS) -> None:
     """Copy a checkpoint's weights into a model of the same architecture.
+
+    Args:
+        model: takes the weights.
+        checkpoint: what :func:`load_checkpoint` read.
+        path: its file, for the error.
+        way_out: for the error, what to do about it.
 
     Raises:
         ConfigError: the checkpoint is another model's; names the keys and shapes that differ, and both models.
@@ -99,7 +109,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) ->
     if differences:
         raise ConfigError(
             f"{path} is a checkpoint of another model: {'; '.join(differences)}. It was trained with "
-            f"model: {checkpoint['config'].get('model')}; give the same keys, or train without training.resume"
+            f"model: {checkpoint['config'].get('model')}; {way_out}"
         )
     model.load_state_dict(theirs)
 

@@ -48,7 +48,7 @@ def try_out(
         _check_images(sample, case)
         batch = send_to_device(collate([sample]), device)
         try:
-            warped, ddf = _checked_prediction(network(batch["moving"], batch["fixed"]), batch["fixed"].shape)
+            warped, ddf = checked_prediction(network(batch["moving"], batch["fixed"]), batch["fixed"].shape)
         except Exception as error:
             size = tuple(sample["fixed"].shape[1:])
             if not _takes(network, size, device):  # else the size is not the cause
@@ -113,7 +113,7 @@ def _takes(network: nn.Module, size: Sequence[int], device: torch.device) -> boo
     """Whether a network takes a pair of empty images of a size."""
     image = torch.zeros(1, 1, *size, device=device)
     try:
-        _checked_prediction(network(image, image), image.shape)
+        checked_prediction(network(image, image), image.shape)
     except Exception:  # whatever a model raises
         return False
     return True
@@ -131,7 +131,7 @@ def _check_images(sample: Mapping[str, Any], case: str) -> None:
         )
 
 
-def _checked_prediction(prediction: Any, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+def checked_prediction(prediction: Any, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
     """What a model returned, if it is (warped, ddf) for images of this shape."""
     wanted = (tuple(shape), (shape[0], 3, *shape[2:]))
     parts = prediction if isinstance(prediction, tuple | list) else [prediction]
