@@ -128,7 +128,7 @@ def write_page(out: Path, report: Mapping[str, Any], inputs: Inputs, found: Regi
 
 
 def _pictures(inputs: Inputs, found: Registration, results: Results) -> dict[str, Picture]:
-    volumes = PairVolumes.of(inputs, found, results)
+    volumes = PairVolumes.of(inputs.fixed, found, results)
     view = "Radiological view: the patient's right is on the left. "
     pictures = {
         "before_after": Picture(

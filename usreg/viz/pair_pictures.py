@@ -22,8 +22,8 @@ from .pictures import FIXED_COLOUR, FOLD_COLOUR, MOVING_COLOUR
 from .planes import Plane, Viewer
 
 if TYPE_CHECKING:
-    from ..registration.pair import Registration
-    from ..registration.results import Inputs, Results
+    from ..registration.pair import Registration, Volume
+    from ..registration.results import Results
 
 _CELL_INCHES = 2.3
 _DPI = 110
@@ -60,11 +60,11 @@ class PairVolumes:
     jacobian: NDArray[Any] | None = None
 
     @classmethod
-    def of(cls, inputs: Inputs, found: Registration, results: Results) -> PairVolumes:
+    def of(cls, fixed: Volume, found: Registration, results: Results) -> PairVolumes:
         """Of a registration."""
         return cls(
-            grid=inputs.fixed.grid,
-            fixed=inputs.fixed.voxels[0].numpy(),
+            grid=fixed.grid,
+            fixed=fixed.voxels[0].numpy(),
             before=results.before[0].numpy(),
             warped=results.warped[0].numpy(),
             fixed_label=_array(results.fixed_label),
