@@ -75,11 +75,35 @@ def test_the_registration_runs(tmp_path: Path) -> None:
         affine = np.eye(4)
         affine[0, 3] = shift
         nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "data" / f"{name}.nii.gz")
-    (command,) = (line for line in _commands() if "usreg.register" in line)
+    (command,) = (line for line in _commands() if "usreg.register --fixed" in line)
     short = ["stages[0].iterations=[5,5]", "stages[1].iterations=[5,5,5]"]
     subprocess.run([sys.executable, *shlex.split(command)[1:], *short], cwd=tmp_path, check=True)
     found = {path.name for path in (tmp_path / "registered").iterdir()}
     assert {"warped.nii.gz", "affine.mat", "field.nii.gz", "report.json"} <= found
+    label = nibabel.Nifti1Image((volume > np.median(volume)).astype(np.uint8), np.eye(4))
+    nibabel.save(label, tmp_path / "data" / "moving_label.nii.gz")
+    (command,) = (line for line in _commands() if "usreg.apply" in line)
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, check=True)
+    assert nibabel.load(tmp_path / "data" / "warped_label.nii.gz").get_data_dtype() == np.uint8
+
+
+@pytest.mark.slow
+def test_the_way_from_training_to_results_runs(tmp_path: Path) -> None:
+    (train,) = (line for line in _commands() if "save_dir=runs/first" in line)
+    (evaluate,) = (line for line in _commands() if "usreg.evaluate" in line)
+    small = ["image_size=[16,16,16]", "model.channels=[4,8]", "model.strides=[2]"]
+    for command, more in ((train, [*SHORT, *small]), (evaluate, [])):
+        subprocess.run([sys.executable, *shlex.split(command)[1:], *more], cwd=tmp_path, check=True)
+    found = {path.name for path in (tmp_path / "runs" / "first" / "evaluation").iterdir()}
+    assert found == {"cases.csv", "summary.csv", "first"}
+
+
+def test_the_demo_registers(tmp_path: Path) -> None:
+    (command,) = (line for line in _commands() if "usreg.register --demo" in line)
+    short = ["stages[0].iterations=[15,5]", "stages[1].iterations=[15,10,3]"]
+    subprocess.run([sys.executable, *shlex.split(command)[1:], *short], cwd=tmp_path, check=True)
+    found = {path.name for path in (tmp_path / "registered").iterdir()}
+    assert {"report.html", "report.json", "warped.nii.gz", "warped_landmarks.csv", "pair"} <= found
 
 
 def _train(command: str, folder: Path) -> None:
@@ -98,7 +122,8 @@ def test_every_command_of_the_readme_is_known() -> None:
         if words[0] == "make":
             assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:])
         elif words[:2] == ["python", "-m"]:
-            assert words[2] in ("usreg.train", "usreg.register", "usreg.manifest", "usreg_kernels")
+            commands = ("train", "evaluate", "register", "apply", "manifest")
+            assert words[2] in ("usreg_kernels", *(f"usreg.{command}" for command in commands))
             if "--config" in words:
                 assert (ROOT / words[words.index("--config") + 1]).is_file()
         else:

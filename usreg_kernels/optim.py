@@ -260,7 +260,7 @@ def _check_field(name: str, field: torch.Tensor) -> None:
 
 
 def _check_gradient(grad: torch.Tensor, field: torch.Tensor) -> None:
-    """Of a parameter, whose shape and device torch sees to."""
+    """Check the gradient of a parameter; torch checks its shape and device."""
     _check_dense("a gradient", grad)
     if grad.dtype != field.dtype:
         raise TypeError(f"a gradient must have the dtype of its field, {field.dtype}, got {grad.dtype}")

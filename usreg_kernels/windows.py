@@ -18,7 +18,7 @@ KernelType = Literal["rectangular", "triangular", "gaussian"]
 KERNEL_TYPES: tuple[KernelType, ...] = get_args(KernelType)
 
 Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
-"""Of a window along z, y, x."""
+"""Weights of a window along z, y, x."""
 
 
 @dataclass(frozen=True)

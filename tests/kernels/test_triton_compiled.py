@@ -84,7 +84,7 @@ def test_the_budgets_of_instructions_and_registers_hold(table: list[Row]) -> Non
 
 
 def test_the_default_window_meets_the_design(table: list[Row]) -> None:
-    """Four programs per multiprocessor, and what the best prototype took."""
+    """Four programs per multiprocessor, and at most as many instructions as the design allows."""
     for kernel, most in (("lncc.correlate", 175), ("lncc.propagate", 115)):
         for width in ("", ", width 64", ", width 95"):
             instructions, registers = BUDGETS[kernel, f"window 7{width}"]

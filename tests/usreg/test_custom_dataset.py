@@ -83,6 +83,7 @@ def test_sample_has_the_documented_contents(folder):
         "fixed": (1, *SIZE),
         "moving_label": (2, *SIZE),
         "fixed_label": (2, *SIZE),
+        "moving_label_lost": (2,),
         "fixed_mask": (1, *SIZE),
         "moving_points": (1, 3),
         "fixed_points": (1, 3),
@@ -92,7 +93,8 @@ def test_sample_has_the_documented_contents(folder):
         "moving_affine": (4, 4),
     }
     assert all(type(value) is torch.Tensor for value in sample.values() if isinstance(value, torch.Tensor))
-    assert all(sample[key].dtype == torch.float32 for key in shapes)
+    assert all(sample[key].dtype == torch.float32 for key in shapes if key != "moving_label_lost")
+    assert sample["moving_label_lost"].tolist() == [False, False]
     assert (sample["case"], sample["metadata"]) == ("train[0]", {"site": "A", "modality": "MR-US"})
     for key in ("moving", "fixed"):
         assert (sample[key].min(), sample[key].max()) == (0, 1)
@@ -350,6 +352,22 @@ def test_real_prostate_pairs():
     table = MetricTable()
     table.update("identity", evaluate_metrics(identity_inputs(collate([data[i] for i in range(len(data))]))))
     assert table.means("identity")["dice_label0"] == pytest.approx(0.58, abs=0.015)
+
+
+@pytest.mark.parametrize("keys", [{}, {"align_shared_grid": True, "align_reference": "fixed"}])
+def test_landmarks_of_a_real_pair(tmp_path, keys):
+    """The 16 landmarks of a pair of RESECT are 1.10 mm apart with the headers as they are."""
+    root = os.environ.get("USREG_DATA", "")
+    folder = Path(root) / "resect_case24"
+    if not root or not folder.is_dir():
+        pytest.skip("set USREG_DATA to the folder that holds resect_case24 to run this test")
+    case = {"moving": "Case24-T1_moving.nii.gz", "fixed": "Case24-US_fixed.nii.gz"}
+    case |= {f"{side}_landmarks": f"Case24-MRI-beforeUS.tag#{n}" for n, side in enumerate(("moving", "fixed"), start=1)}
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps({"train": [{key: str(folder / name) for key, name in case.items()}]}))
+    data = CustomDataset(str(manifest), (48, 48, 48), **keys)
+    assert len(data[0]["fixed_points"]) == 16
+    assert evaluate_metrics(identity_inputs(collate([data[0]])))["tre"].tolist() == [pytest.approx(1.10, abs=0.005)]
 
 
 @pytest.mark.parametrize(

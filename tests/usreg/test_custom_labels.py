@@ -151,6 +151,22 @@ def test_structures_that_vanish_are_named_once(build, caplog, monkeypatch):
     assert len([text for text in caplog.messages if "no voxel of the sample" in text]) == 4
 
 
+def test_a_structure_that_the_moving_sample_lost_has_dice_0(build, caplog):
+    """Its fixed counterpart is large enough; cases with fewer structures, and without labels, share its batch."""
+    small = slabs(1)
+    small[21, 21, 21] = 2
+    data = build((small, slabs(1, 2)), (slabs(1, 2), small), (slabs(1), slabs(1)))
+    assert "train[0].moving_label: no voxel" in caplog.text
+    assert "It counts as Dice 0 where the fixed label has it" in caplog.messages[0]
+    assert "train[1].fixed_label: no voxel" in caplog.text
+    assert "It counts as absent" in caplog.messages[1]
+    batch = collate([data[0], data[1], data[2]])
+    assert batch["moving_label_lost"].tolist() == [[False, True], [False, False], [False, False]]
+    dice = evaluate_metrics(identity_inputs(batch))["dice"]
+    assert dice[0].tolist() == [1, 0]
+    assert dice[1:, 1].isnan().all()
+
+
 def test_labels_that_no_file_has_are_worth_a_warning(build, caplog):
     build((slabs(1, 2), slabs(1, 2)), labels=[7])
     assert "train[0].fixed_label: holds none of the labels [7], only [1, 2]" in caplog.text

@@ -91,7 +91,7 @@ def test_voxels_must_be_finite(tmp_path):
             read_volume(save(tmp_path / "a.nii", voxels), allow_nan=allow_nan)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (2, 2, 2, 2, 2)])
+@pytest.mark.parametrize("shape", [(4,), (2, 2, 2, 2, 2)])
 def test_other_dimensions_are_refused(tmp_path, shape):
     with pytest.raises(DataError, match="its shape is"):
         read_header(save(tmp_path / "a.nii", random_voxels(*shape)))
@@ -233,3 +233,15 @@ def test_all_faulty_cases_are_listed(tmp_path):
     path = write_manifest(tmp_path, {"train": [PAIR, *[{"moving": "m.nii.gz"}] * 12]})
     with pytest.raises(DataError, match=r"12 case\(s\)(.|\n)*train\[1\](.|\n)*train\[10\](.|\n)*and 2 more cases"):
         read_manifest(path, "train")
+
+
+def test_a_file_of_two_axes_is_one_slice(tmp_path):
+    voxels = np.arange(30, dtype=np.float32).reshape(5, 6)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    for name in ("slice.nii", "slice.nii.gz"):
+        nib.save(nib.Nifti1Image(voxels, affine), tmp_path / name)
+        assert nib.load(tmp_path / name).shape == (5, 6)
+        assert read_header(tmp_path / name).shape == (5, 6, 1)
+        volume = read_volume(tmp_path / name)
+        np.testing.assert_array_equal(volume[0, :, :, 0], voxels)
+        np.testing.assert_allclose(volume.affine, affine)

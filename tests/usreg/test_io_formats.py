@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import locale
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -185,65 +183,3 @@ def test_without_simpleitk_the_extra_is_named(tmp_path, monkeypatch, suffix):
         read_header(path)
     with pytest.raises(DataError, match=r"DICOM is read by SimpleITK.*usreg\[formats\]"):
         read_header(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def same_locale() -> Iterator[None]:
-    """ITK's writer of DICOM sets the locale C, in which later tests take the output of programs for ASCII."""
-    before = locale.setlocale(locale.LC_CTYPE)
-    yield
-    locale.setlocale(locale.LC_CTYPE, before)
-
-
-def write_dicom(folder: Path, places: list[float], shear: float = 0.0, series: str = "1", name: str = "") -> None:
-    """Slices of VOXELS at places in mm along z, each shifted along y by ``shear`` times its place."""
-    folder.mkdir(exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    voxels = (VOXELS * 1000).astype(np.int16)
-    for index, z in enumerate(places):
-        image = sitk.GetImageFromArray(voxels[:, :, index : index + 1].swapaxes(0, 2))
-        image.SetSpacing([0.5, 0.75, 1.0])
-        tags = {
-            "0008|0060": "CT",
-            "0020|000d": "1.2.3",
-            "0020|000e": f"1.2.3.{series}",
-            "0008|0018": f"1.2.3.{series}.{index + 1}",
-            "0020|0013": str(index),
-            "0020|0032": rf"1\{2 + shear * z}\{z}",
-            "0020|0037": r"1\0\0\0\1\0",
-        }
-        for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{name}{7 - index}.dcm"))  # named against their order
-        writer.Execute(image)
-
-
-@pytest.mark.parametrize("shear", [0.0, 0.25])
-def test_dicom_folder(tmp_path, shear):
-    """Sorted by their places, in mm; a tilted gantry shears the volume."""
-    write_dicom(tmp_path / "d", [2.5 * i for i in range(8)], shear)
-    volume = read_volume(tmp_path / "d")
-    np.testing.assert_array_equal(volume[0].numpy(), (VOXELS * 1000).astype(np.int16))
-    expected = [[-0.5, 0, 0, -1], [0, -0.75, -2.5 * shear, -2], [0, 0, 2.5, 0], [0, 0, 0, 1]]
-    np.testing.assert_allclose(volume.affine.numpy(), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("places", "text"),
-    [
-        ([0, 1, 2, 4, 5], "to 4.dcm it is 2 mm, between other slices 1 mm"),
-        ([0, 0, 0], "state no places of slices, or all the same one"),
-    ],
-)
-def test_dicom_slices_must_be_evenly_apart(tmp_path, places, text):
-    write_dicom(tmp_path / "d", places)
-    with pytest.raises(DataError, match=text):
-        read_header(tmp_path / "d")
-
-
-def test_dicom_folder_must_hold_one_series(tmp_path):
-    write_dicom(tmp_path / "d", [0, 1, 2])
-    write_dicom(tmp_path / "d", [0, 1], series="2", name="other")
-    with pytest.raises(DataError, match=r"holds 2 DICOM series .*put each into a folder of its own"):
-        read_header(tmp_path / "d")

@@ -449,3 +449,20 @@ def test_a_key_that_does_nothing_gets_a_warning(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         build_loss({"name": "lncc", "kernal_size": 5})
     assert "'lncc' has no key 'kernal_size': it does nothing. Did you mean 'kernel_size'?" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["lncc", "mse", "lncc_smooth"])
+def test_a_mask_weighs_the_voxels(name: str) -> None:
+    warped, fixed = torch.rand(2, 1, 1, 9, 9, 9, generator=torch.Generator().manual_seed(0))
+    loss = build_loss({"name": name})
+    everywhere = torch.ones_like(fixed)
+    torch.testing.assert_close(loss(warped, fixed, mask=everywhere), loss(warped, fixed))
+    half = everywhere.clone()
+    half[..., 4:] = 0
+    other = 1 - half
+    parts = [float(mask.sum()) * loss(warped, fixed, mask=mask) for mask in (half, other)]
+    torch.testing.assert_close(sum(parts) / everywhere.sum(), loss(warped, fixed))
+    changed = torch.where(other > 0, warped + 5, warped)
+    if name == "mse":
+        torch.testing.assert_close(loss(changed, fixed, mask=half), loss(warped, fixed, mask=half))
+    assert loss(warped, fixed, mask=torch.zeros_like(fixed)) == 0

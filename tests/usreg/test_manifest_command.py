@@ -216,6 +216,12 @@ def faulty(folder: Path, what: str) -> dict:
             nib.save(image, folder / f"{name}.nii")
     elif what == "landmarks":
         case["moving_landmarks"] = "none.csv"
+    elif what == "outside":
+        case["fixed_landmarks"] = [[1, 2, 3], [40, 5, 6]]
+    elif what == "moved":
+        case["moving_label"] = label(folder / "ml9.nii", shift=4.0)
+    elif what == "modality":
+        case["modality"] = "CT-US"
     return case
 
 
@@ -247,18 +253,25 @@ def test_what_is_wrong_makes_the_status_1(tmp_path, capsys, what, text):
         ("structure", "only one of the two labels has the structure"),
         ("empty", "fl9.nii: is empty"),
         ("directions", "does not say which way its axes run"),
+        ("outside", "train[1].fixed_landmarks: 1 of 2 landmarks are outside their image; the first is landmark 1"),
+        ("moved", "its header puts it up to 2.0 voxels away from its image"),
+        ("modality", "train[1]: modality 'CT-US' counts as CT for both images"),
     ],
 )
-def test_doubts_are_listed(tmp_path, capsys, what, text):
-    assert main(["check", str(manifest(tmp_path, train=[faulty(tmp_path, what)]))]) == 0
+def test_doubts_are_listed(tmp_path, capsys, caplog, what, text):
+    path = manifest(tmp_path, train=[good_case(tmp_path, 1), faulty(tmp_path, what)])
+    assert main(["check", str(path), "--landmarks-space", "voxel"]) == 0
     shown = capsys.readouterr().out
+    assert "patient 1 " in shown
+    assert "patient 9 ?" in shown
     assert text in shown
-    assert "1 case(s): 0 wrong, 1 doubtful" in shown
+    assert "2 case(s): 0 wrong, 1 doubtful" in shown
+    assert not caplog.messages
 
 
 def test_a_pair_in_two_lists_is_wrong(tmp_path):
     case = good_case(tmp_path, 1)
-    first, again, other = check_manifest(manifest(tmp_path, train=[case, case], val=[case]))
+    first, again, other = check_manifest(manifest(tmp_path, train=[case, case], val=[case]), landmarks_space="voxel")
     assert not first.problems
     assert (again.problems, again.doubts) == ([], ["train[1]: is the same pair as train[0]"])
     assert other.problems == ["val[0]: is the same pair as train[0]; keep it in one list"]

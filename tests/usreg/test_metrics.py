@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_distance import compute_average_surface_distance
 
 from usreg.datasets import collate
 from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
@@ -76,7 +78,8 @@ def test_folding_is_counted():
     values = evaluate_metrics({"ddf": torch.cat([mirrored, torch.zeros_like(mirrored)])})
     assert values["neg_jac_ratio"].tolist() == [1, 0]
     assert values["jac_det_min"].tolist() == pytest.approx([-1, 1])
-    assert torch.isfinite(values["log_jac_std"]).all()
+    assert values["jac_det_mean"].tolist() == pytest.approx([-1, 1])
+    assert values["log_jac_std"].tolist() == pytest.approx([math.nan, 0], nan_ok=True)
 
 
 def test_log_jac_std():
@@ -86,6 +89,18 @@ def test_log_jac_std():
     slope = torch.gradient(0.02 * x**2)[0]
     expected = float((1 + slope).log().std(correction=0))
     assert evaluate_metrics({"ddf": ddf})["log_jac_std"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_log_jac_std_is_that_of_the_voxels_that_do_not_fold():
+    ddf = torch.zeros(1, 3, *SIZE)
+    x = torch.arange(float(SIZE[2]))
+    ddf[0, 2] = -0.1 * x**2  # folds from the sixth voxel on
+    determinant = 1 + torch.gradient(-0.1 * x**2)[0]
+    expected = float(determinant[determinant > 0].log().std(correction=0))
+    values = evaluate_metrics({"ddf": ddf})
+    assert 0.3 < values["neg_jac_ratio"] < 0.7
+    assert values["log_jac_std"] == pytest.approx(expected, rel=1e-4)
+    assert values["jac_det_mean"] == pytest.approx(float(determinant.mean()), rel=1e-4)
 
 
 def test_intensity_metrics():
@@ -136,8 +151,12 @@ def test_dice_and_hd95_of_shifted_cubes():
     values = evaluate_metrics(labels)
     assert values["dice"].tolist() == [[pytest.approx(2 / 3)]]
     assert values["hd95"].tolist() == [[pytest.approx(1)]]
+    # Of the 26 surface voxels of either cube, the 9 of the face that sticks out are 1 away; the middle of the other
+    # cube's face is a voxel inside, 1 from the surface.
+    assert values["asd"].tolist() == [[pytest.approx(10 / 26)]]
     in_mm = evaluate_metrics({**labels, "spacing": torch.tensor([[1.0, 1.0, 2.5]])})
     assert in_mm["hd95"].tolist() == [[pytest.approx(2.5)]]
+    assert in_mm["asd"].tolist() == [[pytest.approx((9 * 2.5 + 1) / 26)]]
 
 
 def test_labels_warp_below_a_voxel():
@@ -161,6 +180,29 @@ def test_absent_labels_have_no_value():
     values = evaluate_metrics({"warped_label": warped, "moving_label": moving, "fixed_label": fixed})
     assert values["dice"][0].tolist() == pytest.approx([1, math.nan, math.nan, 0], nan_ok=True)
     assert values["hd95"][0].tolist() == pytest.approx([0, math.nan, math.nan, math.nan], nan_ok=True)
+    assert values["asd"][0].tolist() == pytest.approx([0, math.nan, math.nan, math.nan], nan_ok=True)
+
+
+def test_a_structure_that_resampling_lost_has_dice_0_where_the_fixed_label_has_it():
+    empty, there = torch.zeros(1, 1, *SIZE), cube((2, 2, 2))
+    moving, fixed = torch.cat([there, empty, empty], dim=1), torch.cat([there, there, empty], dim=1)
+    labels = {"warped_label": moving, "moving_label": moving, "fixed_label": fixed}
+    lost = torch.tensor([[False, True, True]])
+    dice = evaluate_metrics(labels | {"moving_label_lost": lost})["dice"]
+    assert dice[0].tolist() == pytest.approx([1, 0, math.nan], nan_ok=True)
+    assert evaluate_metrics(labels)["dice"][0, 1].isnan()
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+def test_surface_distances_are_those_of_monai():
+    noise = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    warped, fixed = torch.nn.functional.avg_pool3d(noise, 3, 1, 1), torch.roll(noise, (1, 2), (2, 4))
+    labels = {"warped_label": warped, "fixed_label": fixed, "spacing": torch.tensor([[3.0, 1, 0.5], [1, 1, 2]])}
+    values = evaluate_metrics(labels)
+    inputs = {"y_pred": warped > 0.5, "y": fixed > 0.5, "include_background": True}
+    inputs["spacing"] = labels["spacing"].tolist()
+    torch.testing.assert_close(values["hd95"], compute_hausdorff_distance(**inputs, percentile=95))
+    torch.testing.assert_close(values["asd"], compute_average_surface_distance(**inputs, symmetric=True))
 
 
 SHEARED = torch.tensor([[0, 0.3, 0.5, 7], [0, 1.5, 0.1, -3], [2, 0, 0.2, 4], [0, 0, 0, 1.0]])
@@ -186,17 +228,19 @@ def test_hd95_of_a_sheared_grid():
     distance = float((SHEARED[:3, :3] @ torch.tensor([2.0, 3, 1])).norm())
     values = evaluate_metrics({"warped_label": warped, "fixed_label": fixed, "affine": SHEARED[None]})
     assert float(values["hd95"]) == pytest.approx(distance)
+    assert float(values["asd"]) == pytest.approx(distance)
 
 
-def test_hd95_of_an_oblique_grid_is_that_of_its_spacing():
+@pytest.mark.parametrize("metric", ["hd95", "asd"])
+def test_surfaces_of_an_oblique_grid_are_as_far_apart_as_by_its_spacing(metric):
     turn = torch.tensor([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
     affine = torch.eye(4)
     affine[:3, :3] = turn @ torch.diag(torch.tensor([2.0, 1.0, 0.5]))
     labels = {"warped_label": cube((2, 2, 2), 4), "fixed_label": cube((3, 4, 1), 4)}
-    by_spacing = evaluate_metrics(labels | {"spacing": torch.tensor([[2.0, 1.0, 0.5]])})["hd95"]
-    torch.testing.assert_close(evaluate_metrics(labels | {"affine": affine[None]})["hd95"], by_spacing)
+    by_spacing = evaluate_metrics(labels | {"spacing": torch.tensor([[2.0, 1.0, 0.5]])})[metric]
+    torch.testing.assert_close(evaluate_metrics(labels | {"affine": affine[None]})[metric], by_spacing)
     affine[0, 1] += 1e-3  # enough for the other way of computing it
-    found = evaluate_metrics(labels | {"affine": affine[None]})["hd95"]
+    found = evaluate_metrics(labels | {"affine": affine[None]})[metric]
     torch.testing.assert_close(found, by_spacing, atol=1e-2, rtol=0)
 
 
@@ -221,7 +265,7 @@ def test_half_precision_outputs_are_evaluated_in_float32(batch):
 def test_metrics_without_inputs_are_absent(batch):
     values = evaluate_metrics(identity_inputs({"moving": batch["moving"], "fixed": batch["fixed"]}))
     absent = {name for name, value in values.items() if value is None}
-    assert absent == {"epe", "dice", "hd95", "tre"}
+    assert absent == {"epe", "dice", "hd95", "asd", "tre"}
     assert missing_inputs("tre", {"ddf": batch["dvf"], "fixed_points": None}) == ["fixed_points", "moving_points"]
 
 

@@ -87,6 +87,8 @@ def test_resampling_agrees_with_simpleitk(mode: str, mirrored: bool) -> None:
     assert 20 < inside.sum() < inside.numel()
     # ITK's buffer ends half a voxel beyond the outermost centres, and goes on with the edge there, as border does.
     assert (found - wanted)[inside].abs().max() < 1e-9
+    zeros = resample(volume, source, target, transform, mode=mode, padding_mode="zeros")[0]  # type: ignore[arg-type]
+    assert (zeros - wanted.where(inside, 0 * wanted)).abs().max() < 1e-9
 
 
 def test_a_sheared_grid_is_resampled_where_it_lies() -> None:
@@ -138,7 +140,7 @@ def test_a_chain_of_transforms_resamples_once_and_has_an_inverse() -> None:
     chain = Chain([affine, field])
     points = source.centre + generator.uniform(-4, 4, (30, 3))
     np.testing.assert_allclose(chain(points), field(affine(points)))
-    np.testing.assert_allclose(chain.inverse()(chain(points)), points, atol=0.03)
+    np.testing.assert_allclose(chain.inverse()(chain(points)), points, atol=2e-3)
     ramp = source.to_world(np.indices(source.size).reshape(3, -1).T) @ (1.0, 2.0, -1.0)
     found = resample(torch.from_numpy(ramp.reshape(1, *source.size)), source, source, chain)
     inner = source.cropped((5, 5, 5), (19, 15, 23))
@@ -165,8 +167,9 @@ def test_what_cannot_be_inverted_is_said() -> None:
     with pytest.raises(ValueError, match=r"\(3, 7, 6, 5\)"):
         DisplacementField(grid(), torch.zeros(3, 5, 6, 7))
     jumps = torch.from_numpy(np.random.default_rng(4).normal(scale=20, size=(3, *SIZE)))
-    with pytest.raises(ValueError, match=r"no inverse to 0\.001 mm"):
-        DisplacementField(grid(), jumps).inverse(iterations=20)
+    folded = DisplacementField(grid(), jumps).inverse()
+    with pytest.raises(ValueError, match=r"points have no inverse to .* the field folds there"):
+        folded(grid().to_world(np.indices(SIZE).reshape(3, -1).T))
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e6])

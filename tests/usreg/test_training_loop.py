@@ -294,6 +294,57 @@ class NotAPair(nn.Module):
         return self.conv(torch.cat([moving, fixed], dim=1))
 
 
+class Halving(nn.Module):
+    """A network that halves its input as often as it is told, and doubles it again: a plugin's U-Net."""
+
+    def __init__(self, times=4, strict=False, image_size=None, equal=False):
+        super().__init__()
+        assert not equal or len(set(image_size)) == 1
+        self.times, self.strict = times, strict
+        self.conv = nn.Conv3d(2, 3, 1)
+
+    def forward(self, moving, fixed):
+        pair = torch.cat([moving, fixed], dim=1)
+        coarse = nn.functional.avg_pool3d(pair, 2**self.times)
+        again = nn.functional.interpolate(coarse, scale_factor=2**self.times)
+        if self.strict:
+            again = again + pair
+        return again[:, :1], self.conv(again)
+
+
+class Mistaken(NotAPair):
+    """Has a mistake that has nothing to do with the size."""
+
+    def forward(self, moving, fixed):
+        return self.missing(moving, fixed)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        (
+            "{name: halving, strict: true}",
+            [16, 20, 16],
+            r"model 'halving' cannot use image_size \[16, 20, 16\]: RuntimeError: The size of tensor a \(16\) must "
+            r"match .*\. It takes image_size \[16, 32, 16\]",
+        ),
+        ("{name: halving, times: 3}", [9, 16, 20], r"must return \(warped, ddf\) .*It takes image_size \[16, 16, 24\]"),
+        ("{name: halving, equal: true}", [16, 16, 32], r"AssertionError: .*It takes image_size \[32, 32, 32\]"),
+    ],
+)
+def test_a_size_that_a_model_cannot_use_is_explained(train_tiny, monkeypatch, tmp_path, model, size, message):
+    monkeypatch.setitem(MODEL_REGISTRY, "halving", Halving)
+    with pytest.raises(ConfigError, match=message):
+        train_tiny(f"model={model}", f"image_size={size}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_of_a_model_keeps_its_traceback(train_tiny, monkeypatch):
+    monkeypatch.setitem(MODEL_REGISTRY, "mistaken", Mistaken)
+    with pytest.raises(AttributeError, match="has no attribute 'missing'"):
+        train_tiny("model={name: mistaken}")
+
+
 class Unreduced(nn.Module):
     def forward(self, warped, fixed):
         return (warped - fixed).square()

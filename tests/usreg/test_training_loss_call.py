@@ -165,3 +165,14 @@ class RaisesTypeError(nn.Module):
 def test_a_type_error_inside_the_loss_reaches_the_user():
     with pytest.raises(TypeError, match="unsupported operand"):
         LossCall(RaisesTypeError())(WARPED, DDF, BATCH)
+
+
+class TakesMask(nn.Module):
+    def forward(self, warped, fixed, *, mask=None):
+        return warped.mean() if mask is None else mask.mean()
+
+
+def test_a_mask_is_passed_where_the_batch_has_one():
+    call = LossCall(TakesMask())
+    assert call(WARPED, DDF, BATCH) == WARPED.mean()
+    assert call(WARPED, DDF, {**BATCH, "mask": torch.full_like(WARPED, 0.25)}) == 0.25

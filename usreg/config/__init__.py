@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .loading import load_config, save_config
+from .loading import config_of, load_config, save_config
 from .schema import Config, OptimizerConfig, TensorBoardConfig, TrainingConfig, WandbConfig
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "TensorBoardConfig",
     "TrainingConfig",
     "WandbConfig",
+    "config_of",
     "load_config",
     "save_config",
 ]

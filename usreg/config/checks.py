@@ -45,7 +45,7 @@ class Source:
     def is_overridden(self, key: str) -> bool:
         """Whether an override set the key, a part of it, or the whole section that it is in."""
         return any(
-            key == given or key.startswith(f"{given}.") or given.startswith((f"{key}.", f"{key}["))
+            key == given or key.startswith((f"{given}.", f"{given}[")) or given.startswith((f"{key}.", f"{key}["))
             for given in self.overridden
         )
 

@@ -47,7 +47,17 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: naming the key, the file or "the command line", and what would be valid.
     """
     file = Path(path) if path is not None else _packaged_default()
-    from_file = read_yaml(file)
+    return config_of(read_yaml(file), file, overrides)
+
+
+def config_of(from_file: dict[str, Any], file: Path, overrides: Sequence[str] = ()) -> Config:
+    """A configuration from keys that were read; as :func:`load_config`.
+
+    Args:
+        from_file: plain containers.
+        file: where they are from, for messages; plugins may lie beside it.
+        overrides: see :func:`load_config`.
+    """
     given, overridden = apply_overrides(from_file, overrides)
     source = Source(str(file), frozenset(overridden))
     for key in ("plugins", "val_dataset", *SECTIONS):  # an empty section, as in "wandb:", means its defaults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -16,15 +15,23 @@ from ..spatial import Grid
 from .case_files import SIDES, at, header_grid
 from .reading import Reading
 
-logger = logging.getLogger(__name__)
-
 _LARGEST_SHIFT = 0.5  # voxels between an image's and its label's place, by their headers
 
 
-def check_case(case: Case, landmarks_space: str | None = None, reading: Reading | None = None) -> None:
-    """Raise a DataError for the first of a case's files that is missing, no volume, or does not fit the others."""
+def check_case(case: Case, landmarks_space: str | None = None, reading: Reading | None = None) -> list[str]:
+    """What is doubtful about a case whose files can be used.
+
+    Args:
+        case: of the manifest.
+        landmarks_space: the config's, None where it is not set.
+        reading: what is believed of headers.
+
+    Raises:
+        DataError: for the first of the files that is missing, no volume, or does not fit the others.
+    """
     reading = reading or Reading()
     channels, counts = {}, {}
+    doubts: list[str] = []
     for side in SIDES:
         with at(case, side):
             image = reading.header_of(case, side)
@@ -32,10 +39,10 @@ def check_case(case: Case, landmarks_space: str | None = None, reading: Reading 
         for key in (f"{side}_label", f"{side}_mask"):
             if case.has(key):
                 with at(case, key):
-                    channels[key] = _check_overlay(case, key, header_grid(image), reading)
+                    channels[key] = _check_overlay(case, key, header_grid(image), reading, doubts)
         if case.has(key := f"{side}_landmarks"):
             with at(case, key):
-                counts[key] = _check_landmarks(case, key, header_grid(image), landmarks_space)
+                counts[key] = _check_landmarks(case, key, header_grid(image), landmarks_space, doubts)
     reading.check(case)
     for what, numbers in (
         ("channels", {k: n for k, n in channels.items() if "label" in k and n > 1}),
@@ -44,6 +51,7 @@ def check_case(case: Case, landmarks_space: str | None = None, reading: Reading 
         if len(set(numbers.values())) > 1:
             given = ", ".join(f"'{key}' has {number}" for key, number in numbers.items())
             raise DataError(f"{case.where}: {given} {what}; they are paired one by one, so both need the same number")
+    return doubts
 
 
 def world_landmarks(case: Case, key: str, image: Grid, space: str | None) -> NDArray[np.float64]:
@@ -59,16 +67,16 @@ def world_landmarks(case: Case, key: str, image: Grid, space: str | None) -> NDA
     return read_landmarks(case.landmarks(key)).to_world(image, space)
 
 
-def _check_landmarks(case: Case, key: str, image: Grid, space: str | None) -> int:
-    """Read landmarks, warn of those outside their image, and return their number."""
+def _check_landmarks(case: Case, key: str, image: Grid, space: str | None, doubts: list[str]) -> int:
+    """Read landmarks, add a doubt about those outside their image, and return their number."""
     landmarks = read_landmarks(case.landmarks(key))
     outside = ~image.holds(landmarks.to_world(image, space))
     if outside.any():
         number = int(outside.argmax())
-        logger.warning(
-            "%s.%s: %d of %d landmarks are outside their image; the first is landmark %d, %s, in the space '%s'.%s",
-            *(case.where, key, outside.sum(), len(outside), number, landmarks.points[number].tolist()),
-            *(landmarks.settled_space(space), _better_space(landmarks, image, space)),
+        doubts.append(
+            f"{case.where}.{key}: {outside.sum()} of {len(outside)} landmarks are outside their image; the first is "
+            f"landmark {number}, {landmarks.points[number].tolist()}, in the space '{landmarks.settled_space(space)}'."
+            f"{_better_space(landmarks, image, space)}"
         )
     return len(landmarks.points)
 
@@ -88,7 +96,7 @@ def _check_channels(case: Case, key: str, header: VolumeHeader) -> None:
         raise DataError(f"{case.files[key]}: has {header.channels} channels; one is needed")
 
 
-def _check_overlay(case: Case, key: str, image: Grid, reading: Reading) -> int:
+def _check_overlay(case: Case, key: str, image: Grid, reading: Reading, doubts: list[str]) -> int:
     """Check that a label or mask lies on its image by its own header, and return its number of channels."""
     path = case.files[key]
     header = reading.header_of(case, key)
@@ -101,7 +109,7 @@ def _check_overlay(case: Case, key: str, image: Grid, reading: Reading) -> int:
         what = f"its header puts it up to {shift:.1f} voxels away from its image, which has as many voxels"
         if np.array_equal(own.affine, np.eye(4)):
             raise DataError(f"{path}: {what}, and says nothing but 1 mm; save it with the image's affine")
-        logger.warning("%s.%s: %s: %s; the header is believed", case.where, key, path, what)
+        doubts.append(f"{case.where}.{key}: {path}: {what}; the header is believed")
     return header.channels
 
 

@@ -52,6 +52,7 @@ class CustomDataset(Dataset[Sample]):
     - ``moving_label``, ``fixed_label`` (L, D, H, W), one channel per structure: 0 and 1, of the nearest voxel, for maps
       and on a shared grid; else the fraction of each voxel inside the structure, from trilinear sampling. What exceeds
       0.5 is the mask. A case without labels gets one all-zero channel, which counts as absent
+    - ``moving_label_lost`` (L,) bool: which structures of the moving label's file have no voxel in the sample
     - ``moving_mask``, ``fixed_mask`` (1, D, H, W), 0 or 1, 0 outside the file; a case without has 1 inside
     - ``moving_points``, ``fixed_points`` (N, 3) voxels z, y, x; N is 0 for a case without
     - ``affine``, ``moving_affine`` (4, 4): from voxels z, y, x of the fixed and of the moving image to mm in the world,
@@ -162,7 +163,7 @@ class CustomDataset(Dataset[Sample]):
         self._optional_keys = {key for key in OPTIONAL if any(case.has(key) for case in self._cases)}
         if self.reading.nan == "mask":
             self._optional_keys |= {*MASKS}
-        each_case(json_path, self._cases, lambda case: check_case(case, self.landmarks_space, self.reading))
+        each_case(json_path, self._cases, self._check)
         self.reading.note_doubts(self._cases)
         each_case(json_path, self._cases, self._check_place)
         if not self.shared:
@@ -185,6 +186,10 @@ class CustomDataset(Dataset[Sample]):
             sample = self._load(self._cases[index])
             self._cache.put(index, sample)
         return sample
+
+    def _check(self, case: Case) -> None:
+        for doubt in check_case(case, self.landmarks_space, self.reading):
+            logger.warning("%s", doubt)
 
     def _check_place(self, case: Case) -> None:
         """Raise a DataError where one world is asked for, and the files of a case are in two."""
@@ -231,12 +236,14 @@ class CustomDataset(Dataset[Sample]):
     def _add_labels(self, sample: Sample, files: CaseFiles, grids: Mapping[str, Grid]) -> None:
         keys = [f"{side}_label" for side in grids]
         if all(map(files.case.has, keys)):
-            found, remarks = load_labels(files, grids, self.labels, nearest=self.shared)
-            sample |= found
-            for remark in remarks:
+            found = load_labels(files, grids, self.labels, nearest=self.shared)
+            sample |= found.by_key
+            sample["moving_label_lost"] = found.lost["moving_label"]
+            for remark in found.warnings:
                 self._say(remark)
         elif not self._optional_keys.isdisjoint(keys):
             sample |= {key: torch.zeros(1, *self.image_size) for key in keys}
+            sample["moving_label_lost"] = torch.zeros(1, dtype=torch.bool)
 
     def _say(self, remark: str) -> None:
         """Warn once of what is found in the voxels: a case whose sample is not kept is read again and again."""

@@ -57,22 +57,27 @@ class IntensityRule:
         return ((image - low) / (high - low)).clamp(0, 1)
 
 
+def shares_modality(case: Case) -> bool:
+    """Whether one ``modality`` with "ct" stands for two images that its text tells apart, as in "CT-US"."""
+    modality = (case.modality or "").strip().lower()
+    own = any(key in case.metadata for key in ("moving_modality", "fixed_modality"))
+    return "ct" in modality and modality != "ct" and not own
+
+
+def describe_shared_modality(case: Case) -> str:
+    """The warning for a case of which :func:`shares_modality` is true."""
+    return (
+        f"modality '{case.modality}' counts as CT for both images; if only one is CT, give moving_modality and "
+        "fixed_modality"
+    )
+
+
 def note_shared_modality(cases: Sequence[Case]) -> None:
-    """Warn where one ``modality`` with "ct" stands for two images that its text tells apart, as in "CT-US"."""
-    keys = ("moving_modality", "fixed_modality")
-    doubtful = [
-        case
-        for case in cases
-        if "ct" in (modality := (case.modality or "").strip().lower())
-        and modality != "ct"
-        and not any(key in case.metadata for key in keys)
-    ]
-    if doubtful:
-        first = doubtful[0]
+    """Warn, once for all cases, of a modality that may be that of one image only."""
+    if doubtful := [case for case in cases if shares_modality(case)]:
         logger.warning(
-            "%s and %d more cases: modality '%s' counts as CT for both images; if only one is CT, give moving_modality "
-            "and fixed_modality",
-            *(first.where, len(doubtful) - 1, first.modality),
+            "%s and %d more cases: %s",
+            *(doubtful[0].where, len(doubtful) - 1, describe_shared_modality(doubtful[0])),
         )
 
 

@@ -77,18 +77,28 @@ class _File:
         return _File((self.values > 0).float(), self.grid, {1: sum(self.sizes.values())}, False)
 
 
-def load_labels(
-    files: CaseFiles, grids: Mapping[str, Grid], labels: Sequence[int] | None, nearest: bool
-) -> tuple[dict[str, SampleLabel], list[str]]:
+@dataclass(frozen=True)
+class CaseLabels:
+    """Both labels of a case on the grids of its sample, with as many channels.
+
+    Attributes:
+        by_key: ``"moving_label"`` and ``"fixed_label"``.
+        lost: by the same keys, (L,) bool: which structures are in the file and have no voxel in the sample.
+        warnings: about structures that have no voxel in the sample.
+    """
+
+    by_key: Mapping[str, SampleLabel]
+    lost: Mapping[str, torch.Tensor]
+    warnings: Sequence[str]
+
+
+def load_labels(files: CaseFiles, grids: Mapping[str, Grid], labels: Sequence[int] | None, nearest: bool) -> CaseLabels:
     """Both labels of a case on the grids of its sample, with as many channels.
 
     Args:
         grids: of the sample, by ``"moving"`` and ``"fixed"``.
         labels: the values of maps that become channels, in this order; None: 1, 2, ... up to the largest value.
         nearest: also structures that have a channel of their own get the value of the nearest voxel; maps always do.
-
-    Returns:
-        The labels by key, and warnings about structures that have no voxel in the sample.
 
     Raises:
         DataError: a file cannot be read, its values are no labels, or the two do not fit together.
@@ -98,7 +108,8 @@ def load_labels(
         read = {key: file.as_mask if file.is_map else file for key, file in read.items()}
     names = _names(files.case, read, labels)
     found: dict[str, SampleLabel] = {}
-    lost = []
+    lost: dict[str, torch.Tensor] = {}
+    warnings = []
     for key, file in read.items():
         grid = grids[key.partition("_")[0]]
         if file.is_map:
@@ -108,12 +119,14 @@ def load_labels(
             found[key] = channels
             sizes = dict(zip(names, (channels > _INSIDE).flatten(1).sum(1).tolist(), strict=True))
         if file.sizes and file.sizes.keys().isdisjoint(names):
-            lost.append(
+            warnings.append(
                 f"{files.case.where}.{key}: holds none of the labels {names}, only {sorted(file.sizes)[:_LISTED]}"
             )
-        if gone := [name for name in names if file.sizes.get(name) and not sizes[name]]:
-            lost.append(_of_lost(files.case, key, {name: file.sizes[name] for name in gone}, grid))
-    return found, lost
+        gone = {name: file.sizes[name] for name in names if file.sizes.get(name) and not sizes[name]}
+        lost[key] = torch.tensor([name in gone for name in names])
+        if gone:
+            warnings.append(_of_lost(files.case, key, gone, grid))
+    return CaseLabels(found, lost, warnings)
 
 
 def load_mask(files: CaseFiles, key: str, grid: Grid, nearest: bool) -> torch.Tensor:
@@ -231,7 +244,8 @@ def _map_on(file: _File, grid: Grid, names: Sequence[int]) -> tuple[LabelMap, di
 def _of_lost(case: Case, key: str, gone: Mapping[int, int], grid: Grid) -> str:
     listed = [f"{name} ({size} voxels in the file)" for name, size in gone.items()]
     more = f" and {len(gone) - _LISTED} more" if len(gone) > _LISTED else ""
+    counts = "Dice 0 where the fixed label has it" if key == "moving_label" else "absent"
     return (
         f"{case.where}.{key}: no voxel of the sample of {list(grid.size)} is in structure {', '.join(listed[:_LISTED])}"
-        f"{more}: smaller than its voxels, or outside its box. It counts as absent; a larger image_size keeps it"
+        f"{more}: smaller than its voxels, or outside its box. It counts as {counts}; a larger image_size keeps it"
     )

@@ -61,11 +61,11 @@ class GridRule:
         if not foreground.any():
             with at(files.case, self.reference):
                 raise DataError(f"{files.case.files[self.reference]}: is empty; align_reference needs a foreground")
-        shared = self.on(_foreground_box(foreground, grid, self.margin, image))
+        shared = self.on(foreground_box(foreground, grid, self.margin, image))
         return dict.fromkeys(own, shared)
 
 
-def _foreground_box(foreground: np.ndarray, grid: Grid, margin: float, image: Grid) -> Grid:
+def foreground_box(foreground: np.ndarray, grid: Grid, margin: float, image: Grid) -> Grid:
     """The box of the foreground (X, Y, Z) of a grid, plus a margin in mm as far as ``image`` reaches."""
     ends = []
     for axis in range(3):

@@ -18,6 +18,7 @@ Sample: TypeAlias = dict[str, Any]
 - ``dvf`` (3, D, H, W): pull-back displacement in voxels, channels z, y, x; warps ``moving`` onto ``fixed``
 - ``moving_label``, ``fixed_label`` (L, D, H, W) in [0, 1]: one structure per channel, all zero = absent; L may differ
   from case to case
+- ``moving_label_lost`` (L,) bool: structures that the moving image has, and that ``moving_label`` lost by resampling
 - ``moving_mask``, ``fixed_mask`` (1, D, H, W), 0 or 1
 - ``moving_points``, ``fixed_points`` (N, 3): corresponding points in voxels z, y, x of the sample's grid
 - ``affine``, ``moving_affine`` (4, 4): from voxels z, y, x of the fixed and of the moving image to mm in the world, RAS
@@ -27,7 +28,7 @@ Sample: TypeAlias = dict[str, Any]
 
 SPLITS = ("train", "val", "test")
 
-_LABELS = ("moving_label", "fixed_label")
+_PER_STRUCTURE = ("moving_label", "fixed_label", "moving_label_lost")
 _RAGGED = ("moving_points", "fixed_points")
 
 DATASET_REGISTRY: Registry[Dataset[Sample]] = Registry("dataset")
@@ -83,11 +84,11 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     """
     _check_keys(samples)
     keys = list(samples[0])
-    channels = max((len(s[key]) for s in samples for key in _LABELS if key in s), default=0)
+    channels = max((len(s[key]) for s in samples for key in _PER_STRUCTURE if key in s), default=0)
     batch: dict[str, Any] = {}
     for key in keys:
         values = [sample[key] for sample in samples]
-        if key in _LABELS:
+        if key in _PER_STRUCTURE:
             values = [_pad_channels(label, channels) for label in values]
         stackable = key not in _RAGGED and all(isinstance(value, torch.Tensor) for value in values)
         batch[key] = _stack(key, values, samples) if stackable else values
@@ -120,7 +121,7 @@ def _check_keys(samples: Sequence[Sample]) -> None:
 
 
 def _pad_channels(label: torch.Tensor, channels: int) -> torch.Tensor:
-    """(L, D, H, W) -> (channels, D, H, W), the new channels all zero."""
+    """(L, ...) -> (channels, ...), the new channels all zero."""
     return torch.cat([label, label.new_zeros(channels - len(label), *label.shape[1:])])
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError
+from .dicom_frames import open_frames
 from .formats import DICOM, VALID, WAY_OUT
 from .header import VolumeFile, make_header
 from .itk_files import (
     check_real,
     import_simpleitk,
     no_directions,
-    open_file,
     read_voxels,
     reason,
     states_directions,
     world_affine,
 )
+from .slices import even_step
 
-_UNEVEN = 0.1  # part of a slice's distance by which a distance may differ from it
+_LISTED = 5
+_TITLE = ("0008|0060", "0008|103e", "0020|0011")  # modality, description and number of a series
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,9 @@ def open_folder(folder: Path) -> VolumeFile:
             whose places are missing or not evenly apart, as where a file is lost.
     """
     sitk = import_simpleitk(folder, DICOM.name)
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise DataError(f"{folder}: is a folder without DICOM files; {VALID}")
-    names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
-    if len(series) > 1:
-        listed = "; ".join(f"{len(files)} files such as {Path(files[0]).name}" for files in names)
-        raise DataError(f"{folder}: holds {len(series)} DICOM series ({listed}); put each into a folder of its own")
-    files = [Path(name) for name in names[0]]
+    files = _files_of_series(folder, sitk)
     if len(files) == 1:
-        return open_file(files[0], DICOM)  # all slices in one file, or a single slice
+        return open_frames(files[0])  # all slices in one file, or a single slice
     slices = [_read(file, sitk) for file in files]
     first = slices[0]
     check_real(folder, first.pixel_type)
@@ -72,15 +65,55 @@ def open_folder(folder: Path) -> VolumeFile:
                 f"series of equal slices"
             )
     affine = world_affine(first.origin, first.spacing, first.direction)
-    step = _step(folder, files, np.array([s.origin for s in slices]))
+    step = even_step(folder, [file.name for file in files], np.array([s.origin for s in slices]))
     affine[:3, 2] = step * (-1, -1, 1)
     shape = (first.size[0], first.size[1], len(files), first.channels)
     header = make_header(folder, shape, affine, first.oriented, () if first.oriented else (no_directions(DICOM),))
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(list(names[0]))
+    reader.SetFileNames([str(file) for file in files])
     if first.channels == 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # the scale of the values may differ from slice to slice
-    return VolumeFile(header, lambda: read_voxels(folder, reader, sitk, header))
+    return VolumeFile(header, lambda dtype: read_voxels(folder, reader, sitk, header, dtype))
+
+
+def _files_of_series(folder: Path, sitk: Any) -> list[Path]:
+    """The files of the one series of a folder, sorted by the places of their slices."""
+    found = {path for path in folder.iterdir() if path.is_file() and _is_dicom(path)}
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if any(folder.iterdir()) else ()
+    names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
+    files = [[Path(name) for name in names_of_one] for names_of_one in names]
+    if not series:
+        inner = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        hint = f"it holds the folder(s) {', '.join(inner[:_LISTED])}: name one of them" if inner else VALID
+        raise DataError(f"{folder}: is a folder without DICOM files; {hint}")
+    if len(series) > 1:
+        listed = "; ".join(f"{_title(sitk, some[0])}: {len(some)} file(s) such as {some[0].name}" for some in files)
+        raise DataError(f"{folder}: holds {len(series)} DICOM series ({listed}); put each into a folder of its own")
+    if left := sorted(path.name for path in found - set(files[0])):
+        raise DataError(
+            f"{folder}: {left[0]} and {len(left) - 1} more of its DICOM files cannot be read as a slice: cut short, or "
+            f"no image; {WAY_OUT}, or take out of the folder what is no slice"
+        )
+    return files[0]
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file has DICOM's signature and holds more than a list of others."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
+
+
+def _title(sitk: Any, file: Path) -> str:
+    """What a series calls itself: modality, description, and its number in the study."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.SetImageIO(DICOM.itk)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return "unreadable"
+    words = [reader.GetMetaData(tag).strip() for tag in _TITLE if reader.HasMetaDataKey(tag)]
+    return " ".join(word for word in words if word) or "without a description"
 
 
 def _read(file: Path, sitk: Any) -> _Slice:
@@ -102,23 +135,3 @@ def _read(file: Path, sitk: Any) -> _Slice:
         sitk.GetPixelIDValueAsString(reader.GetPixelID()),
         states_directions(reader),
     )
-
-
-def _step(folder: Path, files: Sequence[Path], origins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3,) mm, LPS, from one slice to the next."""
-    steps = np.diff(origins, axis=0)
-    usual = np.median(steps, axis=0)
-    length = float(np.linalg.norm(usual))
-    if length == 0:
-        raise DataError(
-            f"{folder}: its {len(files)} DICOM files state no places of slices, or all the same one; "
-            "a time series needs a folder per time, and a sweep without positions must be reconstructed first"
-        )
-    off = np.linalg.norm(steps - usual, axis=1)
-    if off.max() > _UNEVEN * length:
-        at = int(off.argmax())
-        raise DataError(
-            f"{folder}: from {files[at].name} to {files[at + 1].name} it is {np.linalg.norm(steps[at]):g} mm, between "
-            f"other slices {length:g} mm; a slice is missing or doubled; or resample the slices to one distance"
-        )
-    return (origins[-1] - origins[0]) / (len(origins) - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +41,12 @@ class VolumeFile:
 
     Attributes:
         header: the header.
-        voxels: reads the voxels: (C, X, Y, Z) float32. May raise a DataError.
+        voxels: reads the voxels (C, X, Y, Z) as numbers of a type; None: of the type that the file holds. May raise a
+            DataError.
     """
 
     header: VolumeHeader
-    voxels: Callable[[], NDArray[np.float32]]
+    voxels: Callable[[type[np.generic] | None], NDArray[Any]]
 
 
 def make_header(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
+from numpy.typing import NDArray
 
 from ..errors import DataError
-from . import dicom, itk_files, nibabel_files
-from .formats import kind_of
+from ..spatial import Grid
+from . import dicom, dicom_frames, itk_files, nibabel_files
+from .formats import DICOM, kind_of
 from .header import VolumeFile, VolumeHeader
 from .nifti_world import HeaderChoice
 
-__all__ = ["VolumeHeader", "read_header", "read_volume"]
+__all__ = ["VolumeHeader", "read_header", "read_stored", "read_volume"]
 
 
 def read_header(path: Path, choice: HeaderChoice | None = None) -> VolumeHeader:
@@ -50,7 +53,7 @@ def read_volume(path: Path, choice: HeaderChoice | None = None, *, allow_nan: bo
         DataError: as :func:`read_header`, or the voxels are cut short or corrupt, or some are NaN or infinite.
     """
     file = _open(path, choice)
-    voxels = file.voxels()
+    voxels = file.voxels(np.float32)
     if bad := int(voxels.size - np.isfinite(voxels).sum()):
         missing = int(np.isnan(voxels).sum())
         if bad > missing:
@@ -64,10 +67,31 @@ def read_volume(path: Path, choice: HeaderChoice | None = None, *, allow_nan: bo
     return MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(file.header.affine))
 
 
+def read_stored(path: Path, choice: HeaderChoice | None = None) -> tuple[NDArray[Any], Grid]:
+    """Read a whole volume in the type of its file: labels above 2^24 would lose digits in float32.
+
+    Args:
+        path: as in :func:`read_header`.
+        choice: as in :func:`read_header`.
+
+    Returns:
+        (C, X, Y, Z) of the file's type, or of the type of its scaled numbers; NaN is kept. And its grid.
+
+    Raises:
+        DataError: as :func:`read_header`, or the voxels are cut short or corrupt.
+    """
+    file = _open(path, choice)
+    voxels = file.voxels(None)
+    native = voxels.dtype.newbyteorder("=")
+    return np.require(voxels, native, ["C", "W"]), Grid(file.header.shape, file.header.affine)
+
+
 def _open(path: Path, choice: HeaderChoice | None) -> VolumeFile:
     kind = kind_of(path)
     if path.is_dir():
         return dicom.open_folder(path)
+    if kind is DICOM:
+        return dicom_frames.open_frames(path)
     if kind.itk is not None:
         return itk_files.open_file(path, kind)
     return nibabel_files.open_file(path, kind, choice)

@@ -46,13 +46,17 @@ def open_file(path: Path, kind: Kind) -> VolumeFile:
     affine = world_affine(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
     if kind is MINC2 and not _turns_minc(sitk):
         affine = _LPS_TO_RAS @ affine  # MINC's world is RAS already, and came through unchanged
+    doubts: tuple[str, ...] = ()
+    if text is not None:
+        correction, doubts = text.to_ras_mm()
+        affine = correction @ affine
     oriented = text.oriented if text is not None else kind is not DICOM or states_directions(reader)
-    header = make_header(path, shape, affine, oriented, () if oriented else (no_directions(kind),))
+    header = make_header(path, shape, affine, oriented, doubts if oriented else (no_directions(kind), *doubts))
 
-    def voxels() -> NDArray[np.float32]:
+    def voxels(dtype: type[np.generic] | None) -> NDArray[Any]:
         if text is not None:
             text.check_compressed()
-        return read_voxels(path, reader, sitk, header)
+        return read_voxels(path, reader, sitk, header, dtype)
 
     return VolumeFile(header, voxels)
 
@@ -93,8 +97,10 @@ def no_directions(kind: Kind) -> str:
     )
 
 
-def read_voxels(path: Path, reader: Any, sitk: Any, header: VolumeHeader) -> NDArray[np.float32]:
-    """The voxels (C, X, Y, Z) float32 of what a reader of SimpleITK reads."""
+def read_voxels(
+    path: Path, reader: Any, sitk: Any, header: VolumeHeader, dtype: type[np.generic] | None
+) -> NDArray[Any]:
+    """The voxels (C, X, Y, Z) of what a reader of SimpleITK reads, of a type or of that of the file."""
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -103,7 +109,7 @@ def read_voxels(path: Path, reader: Any, sitk: Any, header: VolumeHeader) -> NDA
     array = sitk.GetArrayViewFromImage(image)  # (z, y, x), with a last axis of components or a first one of a fourth
     if image.GetNumberOfComponentsPerPixel() == 1:
         array = array[..., None] if array.ndim == 3 else np.moveaxis(array, 0, -1)
-    return np.array(array.reshape(*header.shape[::-1], header.channels).transpose(3, 2, 1, 0), np.float32, order="C")
+    return np.array(array.reshape(*header.shape[::-1], header.channels).transpose(3, 2, 1, 0), dtype, order="C")
 
 
 def check_real(path: Path, pixel_type: str) -> None:

@@ -61,8 +61,10 @@ def open_file(path: Path, kind: Kind, choice: HeaderChoice | None = None) -> Vol
     except _READ_ERRORS as error:
         raise DataError(f"{path}: its header cannot be used ({one_line(error)}); {WAY_OUT}") from error
     shape = tuple(image.shape[axis] for axis in axes)
+    if len(shape) == 2:  # a slice; its affine has a third axis all the same
+        shape += (1,)
     header = make_header(path, shape, world.affine, world.oriented, world.doubts)
-    return VolumeFile(header, lambda: _voxels(path, image, header, axes))
+    return VolumeFile(header, lambda dtype: _voxels(path, image, header, axes, dtype))
 
 
 def _world(path: Path, image: Any, kind: Kind, choice: HeaderChoice | None) -> World:
@@ -95,12 +97,14 @@ def _axes(image: Any, kind: Kind) -> tuple[int, ...]:
     return tuple(range(count - 1, -1, -1)) if kind is MINC1 else tuple(range(count))
 
 
-def _voxels(path: Path, image: Any, header: VolumeHeader, axes: tuple[int, ...]) -> NDArray[np.float32]:
+def _voxels(
+    path: Path, image: Any, header: VolumeHeader, axes: tuple[int, ...], dtype: type[np.generic] | None
+) -> NDArray[Any]:
     try:
         # nibabel stops at the last voxel; read to the end, where the checksum of a compressed file is.
         compressed = suffix_of(path) == ".nii.gz"
         whole = _from_bytes(_content(path)) if compressed else image
-        voxels = np.asarray(whole.dataobj, dtype=np.float32)
+        voxels = np.asarray(whole.dataobj, dtype=dtype)
     except _READ_ERRORS as error:
         what = f"the voxels cannot be read, the file is cut short or corrupt ({one_line(error)})"
         raise DataError(f"{path}: {what}; {WAY_OUT}") from error

@@ -1,4 +1,5 @@
-"""Files of transforms, as ITK and ANTs write them: affines (``.mat``, ``.tfm``, ``.txt``) and fields (``.nii.gz``).
+"""Files of transforms, as ITK and ANTs write them: affines (``.mat``, ``.tfm``, ``.txt``), fields (``.nii.gz`` and
+images of vectors in ITK's formats) and, through SimpleITK, composites (``.h5``).
 
 Files hold ITK's world, LPS in mm; here the world is RAS. A field's file has the voxels of NIfTI (X, Y, Z, 1, 3) with
 the intent "vector", and maps a point x of the fixed image to ``x + field(x)`` in the moving image. Images are pulled
@@ -15,34 +16,49 @@ import numpy as np
 import scipy.io
 import torch
 
-from ..errors import UsageError
-from ..spatial import Affine, DisplacementField, Grid, Transform
-
-FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From RAS to LPS, and back."""
+from ..errors import DataError, UsageError
+from ..spatial import Affine, Chain, DisplacementField, Grid, Transform
+from .formats import suffix_of
+from .images import read_stored
+from .itk_transforms import FLIP, read_with_itk, write_with_itk
 
 VECTOR_INTENT = 1007
 AFFINE_SUFFIXES = (".mat", ".tfm", ".txt")
-FIELD_SUFFIXES = (".nii", ".nii.gz")
+FIELD_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
+COMPOSITE_SUFFIXES = (".h5", ".hdf5")
 
+_NIFTI = FIELD_SUFFIXES[:2]
 _TEXT_HEADER = "#Insight Transform File V1.0"
 _LINEAR = ("AffineTransform", "MatrixOffsetTransformBase", "Euler3DTransform", "TranslationTransform")
+_NIFTYREG = b"NREG_TRANS"
 
 
 def read_transform(path: Path) -> Transform:
-    """An affine or a displacement field, by the name of its file.
+    """An affine, a displacement field or a chain of them, by the name of its file.
+
+    Affines of other kinds than ``AffineTransform``, ``Euler3DTransform`` and ``TranslationTransform``, files of several
+    transforms and ``.h5`` are read by SimpleITK.
 
     Raises:
         UsageError: the file is missing, or is no transform that is known here.
     """
     if not path.is_file():
         raise UsageError(f"there is no transform file {path}")
-    if path.suffix in AFFINE_SUFFIXES:
-        return _read_mat(path) if path.suffix == ".mat" else _read_text(path)
-    if path.name.endswith(FIELD_SUFFIXES):
-        return _read_field(path)
+    suffix = suffix_of(path)
+    try:
+        if suffix in AFFINE_SUFFIXES:
+            return _read_mat(path) if suffix == ".mat" else _read_text(path)
+        if suffix in COMPOSITE_SUFFIXES:
+            return read_with_itk(path)
+        if suffix in FIELD_SUFFIXES:
+            return _read_field(path)
+    except ValueError as error:  # of a matrix that cannot be inverted
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: {error}") from error
     raise UsageError(
-        f"{path} is no transform that can be read: affines are {', '.join(AFFINE_SUFFIXES)}, fields {FIELD_SUFFIXES}"
+        f"{path} is no transform that can be read: affines are {', '.join(AFFINE_SUFFIXES)}, displacement fields "
+        f"{', '.join(FIELD_SUFFIXES)}, composites of ITK {', '.join(COMPOSITE_SUFFIXES)}"
     )
 
 
@@ -81,33 +97,77 @@ def _as_nifti(field: DisplacementField) -> tuple[Grid, np.ndarray[Any, Any]]:
     return field.grid, np.moveaxis(vectors, 0, -1)
 
 
+def write_composite(path: Path, chain: Chain) -> None:
+    """Write a chain of affines and fields as one file of ITK, ``.h5``, through SimpleITK.
+
+    Raises:
+        UsageError: SimpleITK is not installed, or the chain holds something else.
+    """
+    write_with_itk(path, chain.transforms)
+
+
 def _read_field(path: Path) -> DisplacementField:
+    if suffix_of(path) in _NIFTI:
+        _check_vectors(path)
     try:
-        image: Any = nib.load(path)
-        values = np.asarray(image.dataobj, dtype=np.float64)
+        voxels, grid = read_stored(path)
+    except DataError as error:
+        raise UsageError(f"{path} is no displacement field that can be read: {error}") from error
+    if len(voxels) != 3:
+        raise UsageError(f"{path} has {len(voxels)} channels; a displacement field has 3, x, y and z in mm")
+    vectors = np.asarray(voxels, dtype=np.float64) * np.array([-1.0, -1.0, 1.0])[:, None, None, None]
+    if bad := int(vectors.size - np.isfinite(vectors).sum()):
+        raise UsageError(f"{path}: {bad} of {vectors.size} numbers of the field are NaN or infinite; write it again")
+    return DisplacementField(grid, torch.from_numpy(vectors))
+
+
+def _check_vectors(path: Path) -> None:
+    """Raise UsageError for a NIfTI file that is no image of vectors: an image given by mistake is one."""
+    try:
+        header: Any = nib.load(path).header
     except Exception as error:
         raise UsageError(f"{path} is no NIfTI file that can be read: {error}") from error
-    if values.ndim != 5 or values.shape[3:] != (1, 3):
+    shape = header.get_data_shape()
+    if len(shape) != 5 or shape[3:] != (1, 3):
         raise UsageError(
-            f"{path} has shape {values.shape}; a displacement field has (X, Y, Z, 1, 3), as ITK and ANTs write it"
+            f"{path} has shape {tuple(shape)}; a displacement field has (X, Y, Z, 1, 3), as ITK and ANTs write it"
         )
-    grid = Grid(values.shape[:3], image.affine)
-    vectors = np.moveaxis(values[:, :, :, 0], -1, 0) * np.array([-1.0, -1.0, 1.0])[:, None, None, None]
-    return DisplacementField(grid, torch.from_numpy(np.ascontiguousarray(vectors)))
+    if bytes(header["intent_name"]).startswith(_NIFTYREG):
+        raise UsageError(
+            f"{path} is a transform of NiftyReg, which holds other numbers than a field of ITK; convert it"
+        )
 
 
-def _read_mat(path: Path) -> Affine:
+def _read_mat(path: Path) -> Transform:
     try:
         content = scipy.io.loadmat(path)
     except Exception as error:
+        if _is_plain_matrix(path):
+            raise UsageError(
+                f"{path} is a matrix of plain numbers, as FSL writes it: it does not say where its images lie. Convert "
+                "it to ITK's format, for instance with c3d_affine_tool"
+            ) from error
         raise UsageError(f"{path} is no MATLAB file that can be read: {error}") from error
-    names = [name for name in content if name.startswith(_LINEAR)]
-    if len(names) != 1 or "fixed" not in content:
-        raise UsageError(f"{path} holds {sorted(content)}; an affine of ITK is one of {', '.join(_LINEAR)}, and fixed")
+    kinds = [name for name in content if "_double_" in name or "_float_" in name]
+    if not kinds or "fixed" not in content:
+        held = sorted(name for name in content if not name.startswith("__"))
+        raise UsageError(f"{path} holds {held}; an affine of ITK is one of {', '.join(_LINEAR)}, and fixed")
+    names = [name for name in kinds if name.startswith(_LINEAR)]
+    if len(kinds) > 1 or not names:
+        return read_with_itk(path)
     return _affine(path, names[0], content[names[0]].ravel(), content["fixed"].ravel())
 
 
-def _read_text(path: Path) -> Affine:
+def _is_plain_matrix(path: Path) -> bool:
+    """Whether a file is four lines of four numbers."""
+    try:
+        rows = [[float(cell) for cell in line.split()] for line in path.read_text().splitlines() if line.strip()]
+    except ValueError:
+        return False
+    return [len(row) for row in rows] == [4, 4, 4, 4]
+
+
+def _read_text(path: Path) -> Transform:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if not lines or not lines[0].startswith("#Insight Transform File"):
         raise UsageError(f"{path} is no transform of ITK: its first line is not {_TEXT_HEADER!r}")
@@ -115,12 +175,14 @@ def _read_text(path: Path) -> Affine:
     for line in lines:
         name, _, value = line.partition(":")
         if name == "Transform" and "Transform" in found:
-            raise UsageError(f"{path} holds several transforms; give each a file of its own")
+            return read_with_itk(path)
         if value:
             found[name] = value.strip()
     missing = [name for name in ("Transform", "Parameters", "FixedParameters") if name not in found]
     if missing:
         raise UsageError(f"{path} has no line {missing[0]!r}")
+    if not found["Transform"].startswith(_LINEAR):
+        return read_with_itk(path)
     numbers = [np.array([float(v) for v in found[name].split()]) for name in ("Parameters", "FixedParameters")]
     return _affine(path, found["Transform"], *numbers)
 

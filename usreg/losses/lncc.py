@@ -78,9 +78,14 @@ class LNCCImageLoss(nn.Module):
             smooth_dr=smooth_dr,
         )
 
-    def forward(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """The loss of ``warped`` and ``fixed``, each (B, 1, D, H, W), as a float32 scalar."""
-        loss: torch.Tensor = self.lncc(*to_common_dtype(warped, fixed))
+    def forward(self, warped: torch.Tensor, fixed: torch.Tensor, *, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss of ``warped`` and ``fixed``, each (B, C, D, H, W), as a float32 scalar.
+
+        Args:
+            warped, fixed: the images; two or one spatial axes with such a ``spatial_dims``.
+            mask: (B, 1, D, H, W), weighs the correlation of each voxel; the windows see all voxels.
+        """
+        loss: torch.Tensor = self.lncc(*to_common_dtype(warped, fixed), mask)
         self._warn_below_minus_one(loss)
         return loss
 

@@ -110,6 +110,7 @@ class LNCCWithDice(nn.Module):
         fixed_label: torch.Tensor | None = None,
         warped_moving_label: torch.Tensor | None = None,
         moving_label: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The weighted sum as a scalar.
 
@@ -122,13 +123,14 @@ class LNCCWithDice(nn.Module):
             fixed_label: (B, L, D, H, W) in [0, 1].
             warped_moving_label: another name of ``warped_label``.
             moving_label: not used.
+            mask: (B, 1, D, H, W), weighs the correlation, see :class:`LNCCImageLoss`.
 
         Raises:
             ValueError: a label is missing, or their shapes differ.
         """
         label = warped_moving_label if warped_label is None else warped_label
         terms = [
-            (self.image_weight, lambda: self.image_loss(warped, fixed)),
+            (self.image_weight, lambda: self.image_loss(warped, fixed, mask=mask)),
             (self.dice_weight, lambda: self.dice(label, fixed_label)),
         ]
         if pred_dvf is not None:

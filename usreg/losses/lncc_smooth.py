@@ -52,6 +52,8 @@ class LNCCWithSmoothness(nn.Module):
         fixed: torch.Tensor,
         pred_dvf: torch.Tensor | None = None,
         gt_dvf: torch.Tensor | None = None,
+        *,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The weighted sum as a scalar.
 
@@ -60,8 +62,9 @@ class LNCCWithSmoothness(nn.Module):
             fixed: (B, 1, D, H, W).
             pred_dvf: (B, 3, D, H, W), voxels; without it only the image term remains.
             gt_dvf: not used.
+            mask: (B, 1, D, H, W), weighs the correlation, see :class:`LNCCImageLoss`.
         """
-        terms = [(1.0, lambda: self.image_loss(warped, fixed))]
+        terms = [(1.0, lambda: self.image_loss(warped, fixed, mask=mask))]
         if pred_dvf is not None:
             terms.append((self.smooth_weight, lambda: self.smoothness(pred_dvf)))
             terms.append((self.folding_weight, lambda: self.folding(pred_dvf)))

@@ -14,6 +14,7 @@ import torch
 
 from ..datasets.case_checks import check_case, world_landmarks
 from ..datasets.case_files import SIDES
+from ..datasets.intensities import describe_shared_modality, shares_modality
 from ..datasets.reading import Reading
 from ..errors import DataError
 from ..io.header import VolumeHeader
@@ -129,8 +130,10 @@ def _report(
                 f"{where}: {100 * report.overlap:.0f} % of the fixed image is in the moving one; are their headers in "
                 "one world?"
             )
+    if shares_modality(case):
+        report.doubts.append(f"{where}: {describe_shared_modality(case)}")
     if not report.problems:
-        report.attempt(lambda: check_case(case, space, reading))
+        report.doubts += report.attempt(lambda: check_case(case, space, reading)) or []
     _check_voxels(report, case, headers, reading)
     _check_landmarks(report, case, space)
     return report

@@ -7,6 +7,7 @@ from __future__ import annotations
 from . import intensity
 from . import field
 from . import overlap
+from . import surface
 from . import landmarks
 
 # isort: on
@@ -18,6 +19,7 @@ from .utils import (
     missing_inputs,
     model_inputs,
     register_metric,
+    values_of,
 )
 
 METRIC_REGISTRY.mark_builtins()
@@ -34,4 +36,6 @@ __all__ = [
     "model_inputs",
     "overlap",
     "register_metric",
+    "surface",
+    "values_of",
 ]

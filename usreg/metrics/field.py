@@ -12,9 +12,6 @@ from usreg_kernels import gradient_smoothness_loss, jacobian_determinant
 
 from .utils import register_metric
 
-_LOG_FLOOR = 1e-6
-"""Determinants below this are raised to it before the logarithm, which folded voxels do not have."""
-
 
 @register_metric("grad_l2")
 def gradient_l2(ddf: torch.Tensor) -> torch.Tensor:
@@ -34,13 +31,21 @@ def smallest_jacobian(ddf: torch.Tensor) -> torch.Tensor:
     return jacobian_determinant(ddf).flatten(1).amin(1)
 
 
+@register_metric("jac_det_mean")
+def mean_jacobian(ddf: torch.Tensor) -> torch.Tensor:
+    """Mean Jacobian determinant of the volume, 1 for a field that moves nothing: (B,)."""
+    return jacobian_determinant(ddf).flatten(1).mean(1)
+
+
 @register_metric("log_jac_std")
 def log_jacobian_std(ddf: torch.Tensor) -> torch.Tensor:
-    """Standard deviation over the voxels of the logarithm of the Jacobian determinant, 0 for an affine field: (B,).
+    """Standard deviation of the logarithm of the Jacobian determinant (SDlogJ), 0 for an affine field: (B,).
 
-    Determinants below 1e-6, the folded ones too, count as 1e-6.
+    Over the voxels that do not fold; NaN where all of them do.
     """
-    return jacobian_determinant(ddf).clamp(min=_LOG_FLOOR).log().flatten(1).std(1, correction=0)
+    determinants = jacobian_determinant(ddf).flatten(1)
+    logarithms = determinants.masked_fill(determinants <= 0, torch.nan).log()
+    return (logarithms - logarithms.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
 
 
 @register_metric("epe")

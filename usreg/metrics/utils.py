@@ -86,6 +86,23 @@ def evaluate_metrics(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor | None
     return values
 
 
+def values_of(values: Mapping[str, torch.Tensor | None], number: int) -> dict[str, float]:
+    """The metrics of one sample of :func:`evaluate_metrics`, by name; absent ones are left out.
+
+    A metric per label is the mean over the labels that have a value; where there are several labels, each has also a
+    value of its own: ``dice``, ``dice_label0``, ``dice_label1``... NaN where there is none.
+    """
+    found = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        labels = value[number].detach().reshape(-1).cpu().double()
+        found[name] = float(labels.nanmean())
+        if len(labels) > 1:
+            found |= {f"{name}_label{i}": float(label) for i, label in enumerate(labels)}
+    return found
+
+
 class MetricTable:
     """Averages metrics over the samples of a validation run, in columns such as ``"model"`` and ``"identity"``.
 

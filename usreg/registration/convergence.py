@@ -1,9 +1,11 @@
-"""When to stop: the slope of the loss, and the time that is left."""
+"""When to stop: the slope of the loss, the time that is left, and a request from outside."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+
+from .stopping import stop_asked
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Convergence:
         The decrease is the slope of a straight line through the last losses, so that one step back does not end all.
         """
         self.losses.append(loss)
+        if stop_asked():
+            return True
         if self.seconds is not None and time.perf_counter() - self._start >= self.seconds:
             return True
         if len(self.losses) <= self.window:

@@ -15,8 +15,8 @@ from ..spatial import Grid
 SMOOTHING = 0.5
 """Standard deviation of the smoothing before a level's voxels are taken, in voxels of the level."""
 
-FEWEST_VOXELS = 8
-"""Along each axis of a level, unless the image itself has fewer."""
+FEWEST_VOXELS = 24
+"""Along each axis of a level, unless the image itself has fewer: windows of 9 voxels must see more than one place."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from usreg_kernels import warp
 
 from ..spatial import Affine, Grid
+from ..spatial.grid import Points
 from .convergence import Convergence
 from .levels import Level
 
@@ -43,25 +45,30 @@ class Linear:
 class _Parameters:
     """A matrix by numbers of which each moves the corners of the box by about a millimetre.
 
-    Points turn and stretch about the centre of the fixed box.
+    Points turn and stretch about the centre of the fixed box; with a normal only in the plane across it.
     """
 
-    def __init__(self, model: Model, grid: Grid, start: Affine, device: torch.device) -> None:
+    def __init__(
+        self, model: Model, grid: Grid, start: Affine, device: torch.device, normal: Points | None = None
+    ) -> None:
         self.model = model
         self.centre = torch.from_numpy(grid.centre).to(device)
         self.radius = float(np.linalg.norm(grid.corners - grid.centre, axis=1).mean())
         self.start = torch.from_numpy(start.matrix).to(device)
         count = {"translation": 3, "rigid": 6, "affine": 12}[model]
         self.values = torch.zeros(count, dtype=torch.float64, device=device, requires_grad=True)
+        across = np.zeros((3, 3)) if normal is None else np.outer(normal, normal)
+        self.in_plane = torch.from_numpy(np.eye(3) - across).to(device)
+        self.about = torch.from_numpy(np.eye(3) if normal is None else across).to(device)
 
     def matrix(self) -> torch.Tensor:
         """(4, 4), from mm of the fixed image's world to mm of the moving one's."""
         turn = torch.eye(3, dtype=torch.float64, device=self.values.device)
         if self.model == "rigid":
-            turn = torch.linalg.matrix_exp(_cross(self.values[3:] / self.radius))
+            turn = torch.linalg.matrix_exp(_cross(self.about @ self.values[3:] / self.radius))
         elif self.model == "affine":
-            turn = turn + self.values[3:].view(3, 3) / self.radius
-        shift = self.centre + self.values[:3] - turn @ self.centre
+            turn = turn + self.in_plane @ self.values[3:].view(3, 3) @ self.in_plane / self.radius
+        shift = self.centre + self.in_plane @ self.values[:3] - turn @ self.centre
         last = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64, device=turn.device)
         return self.start @ torch.cat([torch.cat([turn, shift[:, None]], dim=1), last])
 
@@ -80,6 +87,7 @@ def register_linear(
     settings: Linear,
     start: Affine,
     report: Callable[[int, float], None] = lambda level, value: None,
+    normal: Points | None = None,
 ) -> tuple[Affine, list[list[float]]]:
     """The matrix that maps the fixed image's world to the moving image's.
 
@@ -90,35 +98,59 @@ def register_linear(
         settings: see there; an iteration count per level.
         start: where to start from.
         report: called after each iteration with the level's number and the loss.
+        normal: (3,) across images of one slice, of length 1: the matrix changes in their plane only.
 
     Returns:
-        The transform with the lowest loss on the finest level, and the losses of each level.
+        The transform with the lowest loss on the finest level, which may be ``start``, and the losses of each level.
     """
-    losses = []
+    first, losses = start, []
     for number, (target, source, count) in enumerate(zip(fixed, moving, settings.iterations, strict=True)):
-        image = target.image
-        parameters = _Parameters(settings.model, target.grid, start, image.device)
-        to_voxels = torch.from_numpy(np.linalg.inv(source.grid.affine)).to(image.device)
-        to_world = torch.tensor(target.grid.affine, device=image.device)
-        spacing = float(target.grid.spacing.mean())
-        adam = torch.optim.Adam([parameters.values], lr=settings.step * spacing, betas=(0.9, 0.99))
-        last = SHORTEST * settings.step * spacing
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, count), eta_min=last)
-        convergence = Convergence(settings.tolerance, seconds=settings.seconds)
-        best, best_matrix = float("inf"), start.matrix
-        for _ in range(count):
-            adam.zero_grad()
-            matrix = parameters.matrix()
-            affine = (to_voxels @ matrix @ to_world)[:3].to(image.dtype)
-            value = loss(warp(source.image, affine=affine, size=target.grid.size), image)
-            value.backward()
-            if value.item() < best:
-                best, best_matrix = value.item(), matrix.detach().cpu().numpy()
-            adam.step()
-            schedule.step()
-            report(number, value.item())
-            if convergence.is_reached(value.item()):
-                break
-        start = Affine(best_matrix)
-        losses.append(convergence.losses)
+        told = partial(report, number)
+        start, values = _register_level(target, source, loss, settings, (start, first), count, told, normal)
+        losses.append(values)
     return start, losses
+
+
+def _register_level(
+    fixed: Level,
+    moving: Level,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    settings: Linear,
+    starts: Sequence[Affine],
+    count: int,
+    report: Callable[[float], None],
+    normal: Points | None,
+) -> tuple[Affine, list[float]]:
+    """From the better one of ``starts``: what a coarse level finds may be worse than nothing on a finer one."""
+    image = fixed.image
+    to_voxels = torch.from_numpy(np.linalg.inv(moving.grid.affine)).to(image.device)
+    to_world = torch.tensor(fixed.grid.affine, device=image.device)
+
+    def loss_of(matrix: torch.Tensor) -> torch.Tensor:
+        affine = (to_voxels @ matrix @ to_world)[:3].to(image.dtype)
+        return loss(warp(moving.image, affine=affine, size=fixed.grid.size), image)
+
+    def first_loss(start: Affine) -> float:
+        return loss_of(torch.from_numpy(start.matrix).to(image.device)).item()
+
+    start = starts[0] if starts[0] is starts[-1] else min(starts, key=first_loss)
+    parameters = _Parameters(settings.model, fixed.grid, start, image.device, normal)
+    spacing = float(fixed.grid.spacing.mean())
+    adam = torch.optim.Adam([parameters.values], lr=settings.step * spacing, betas=(0.9, 0.99))
+    last = SHORTEST * settings.step * spacing
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, count), eta_min=last)
+    convergence = Convergence(settings.tolerance, seconds=settings.seconds)
+    best, best_matrix = float("inf"), start.matrix
+    for _ in range(count):
+        adam.zero_grad()
+        matrix = parameters.matrix()
+        value = loss_of(matrix)
+        value.backward()
+        if value.item() < best:
+            best, best_matrix = value.item(), matrix.detach().cpu().numpy()
+        adam.step()
+        schedule.step()
+        report(value.item())
+        if convergence.is_reached(value.item()):
+            break
+    return Affine(best_matrix), convergence.losses

@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import DataError
-from ..losses import build_loss
-from ..spatial import Affine, Chain, DisplacementField, Grid, resample
-from ..training.loss_call import LossCall
-from .greedy import Greedy, register_greedy
+from ..spatial import Affine, Chain, DisplacementField, Transform
+from . import starts
+from .intensities import Scaling
 from .inverse import invert_field, miss_of
-from .levels import make_levels, move_field
-from .linear import Linear, register_linear
-from .stages import GreedyStage, LinearStage, Stage
+from .preparing import Volume, check_pair, make_side
+from .running import Progress, StageReport, State, Work, prepare_stages, run_stages
+from .sides import Side
+from .stages import Stage
 
-Progress = Callable[[int, int, int, float], None]
-"""Called after each iteration with the numbers of stage, level and iteration, and the loss."""
-
-
-@dataclass(frozen=True)
-class Volume:
-    """An image in the world.
-
-    Attributes:
-        voxels: (C, D, H, W) float32; axes in any order.
-        grid: of the same axes.
-    """
-
-    voxels: torch.Tensor
-    grid: Grid
-
-
-@dataclass
-class StageReport:
-    """What a stage did.
-
-    Attributes:
-        stage: its name.
-        losses: of each level's iterations.
-        seconds: that it took.
-    """
-
-    stage: str
-    losses: list[list[float]]
-    seconds: float
+__all__ = ["PreparedPair", "Progress", "Registration", "StageReport", "Volume", "prepare_pair", "register_pair"]
 
 
 @dataclass
@@ -65,6 +34,7 @@ class Registration:
         ddf: ``field`` in voxels of the fixed image, (1, 3, D, H, W).
         inverse_miss: mean distance, voxels, by which the two fields in a row miss the identity.
         stages: what each stage did.
+        stopped: whether it was asked to stop before its end.
     """
 
     affine: Affine
@@ -73,6 +43,7 @@ class Registration:
     ddf: torch.Tensor | None = None
     inverse_miss: float | None = None
     stages: list[StageReport] = dataclasses.field(default_factory=list)
+    stopped: bool = False
 
     @property
     def transform(self) -> Chain:
@@ -80,141 +51,115 @@ class Registration:
         return Chain([self.affine] if self.field is None else [self.field, self.affine])
 
 
+@dataclass
+class PreparedPair:
+    """A pair that is checked and ready to be registered.
+
+    Attributes:
+        state: the pair on its device, at its start.
+        work: the stages with their losses.
+        seconds: the most that all stages may take; None for any time.
+    """
+
+    state: State
+    work: Sequence[Work]
+    seconds: float | None = None
+
+    def run(self, progress: Progress = lambda stage, level, iteration, loss: None) -> Registration:
+        """Run all stages, once; see :data:`Progress`."""
+        state = self.state
+        run_stages(state, self.work, progress, self.seconds)
+        found = Registration(state.affine, stages=state.stages, stopped=state.stopped)
+        if state.ddf is not None:
+            inverse = invert_field(state.ddf)[0] if state.inverse is None else state.inverse
+            found.ddf, found.inverse_miss = state.ddf.cpu(), miss_of(state.ddf, inverse)
+            grid = state.fixed.grid
+            found.field, found.inverse_field = (starts.field_in_mm(one, grid) for one in (state.ddf, inverse))
+        return found
+
+
 def register_pair(
     fixed: Volume,
     moving: Volume,
     stages: Sequence[Stage],
     *,
-    quantiles: Sequence[float] = (0.005, 0.995),
-    start: Affine | None = None,
-    device: str = "cpu",
     progress: Progress = lambda stage, level, iteration, loss: None,
+    **settings: Any,
 ) -> Registration:
     """Register the moving image to the fixed one.
 
     Args:
-        fixed, moving: of one channel.
-        stages: from :func:`usreg.registration.stages.load_stages`.
-        quantiles: of the intensities that become 0 and 1.
-        start: the affine to start from; the identity of the world where it is missing.
-        device: of the computation.
+        fixed, moving: see :func:`prepare_pair`.
+        stages: the same.
         progress: see :data:`Progress`.
+        settings: the other arguments of :func:`prepare_pair`.
 
     Raises:
-        DataError: an image is constant or not finite, or the two do not overlap in the world.
+        UsageError: see :func:`prepare_pair`; before any work.
     """
-    start = start or Affine(np.eye(4))
-    target = _normalised("fixed", fixed, quantiles, device)
-    source = _normalised("moving", moving, quantiles, device)
-    _check_overlap(fixed.grid, moving.grid, start)
-    found, ddf = Registration(start), None
-    for number, stage in enumerate(stages):
-        began = time.perf_counter()
-        loss = LossCall(build_loss(stage.loss))
-        count = _Counter(number, progress)
-        if isinstance(stage, LinearStage):
-            if ddf is not None:
-                raise DataError("a linear stage cannot follow a deformable one: put it first")
-            found.affine, losses = _linear(stage, loss, target, source, found.affine, count)
-        else:
-            ddf, losses = _greedy(stage, loss, target, source, found.affine, ddf, count)
-        found.stages.append(StageReport(stage.stage, losses, time.perf_counter() - began))
-    if ddf is not None:
-        _store_field(found, ddf, fixed.grid)
-    return found
+    return prepare_pair(fixed, moving, stages, **settings).run(progress)
 
 
-@dataclass
-class _Counter:
-    """Counts the iterations of a stage's levels for the progress."""
-
-    stage: int
-    progress: Progress
-    level: int = -1
-    iteration: int = 0
-
-    def __call__(self, level: int, loss: float) -> None:
-        self.iteration = self.iteration + 1 if level == self.level else 1
-        self.level = level
-        self.progress(self.stage, level, self.iteration, loss)
-
-
-def _linear(
-    stage: LinearStage, loss: LossCall, fixed: Volume, moving: Volume, start: Affine, count: Any
-) -> tuple[Affine, list[list[float]]]:
-    settings = Linear(stage.stage, stage.iterations, stage.step, stage.tolerance, stage.seconds)  # type: ignore[arg-type]
-    targets, sources = (make_levels(volume.voxels[None], volume.grid, stage.levels) for volume in (fixed, moving))
-    nothing = fixed.voxels.new_zeros(1, 3, 1, 1, 1)
-
-    def similarity(warped: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        return loss(warped, nothing.expand(1, 3, *image.shape[2:]), {"fixed": image})
-
-    return register_linear(targets, sources, similarity, settings, start, count)
-
-
-def _greedy(
-    stage: GreedyStage,
-    loss: LossCall,
+def prepare_pair(
     fixed: Volume,
     moving: Volume,
-    affine: Affine,
-    ddf: torch.Tensor | None,
-    count: Any,
-) -> tuple[torch.Tensor, list[list[float]]]:
-    on_fixed = resample(moving.voxels, moving.grid, fixed.grid, affine)
-    targets, sources = (make_levels(voxels[None], fixed.grid, stage.levels) for voxels in (fixed.voxels, on_fixed))
-    settings = Greedy(
-        stage.iterations,
-        stage.step,
-        stage.sigma_gradient,
-        stage.sigma_field,
-        tolerance=stage.tolerance,
-        seconds=stage.seconds,
-    )
-    first, last = targets[0].grid, targets[-1].grid
-    if ddf is not None:
-        ddf = move_field(ddf, fixed.grid, first)
+    stages: Sequence[Stage],
+    *,
+    quantiles: Sequence[float] = (0.005, 0.995),
+    start: Transform | None = None,
+    device: str = "cpu",
+    scaling: Mapping[str, Scaling] | None = None,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    fixed_label: Volume | None = None,
+    moving_label: Volume | None = None,
+    seconds: float | None = None,
+) -> PreparedPair:
+    """Check a pair, and prepare its registration.
 
-    def similarity(warped: torch.Tensor, image: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
-        return loss(warped, field, {"fixed": image})
+    Args:
+        fixed, moving: with equally many channels; both volumes, or both of one slice (2-D).
+        stages: from :func:`usreg.registration.stages.load_stages`. Linear stages that follow on a deformable start
+            are left out, which is logged.
+        quantiles: of the intensities that become 0 and 1.
+        start: where to start from; where it is missing, the identity of the world.
+        device: of the computation.
+        scaling: of ``"fixed"`` and ``"moving"``, in place of ``quantiles``.
+        fixed_mask, moving_mask: above 0 is what counts, on any grid in the world of their image. The losses weigh each
+            voxel by the product of the fixed mask and the warped moving one.
+        fixed_label, moving_label: whole numbers, on any grid in the world of their image, for stages with a
+            ``labels_weight`` and for losses that compare labels.
+        seconds: the most that all stages together may take; the result is then what is found so far.
 
-    ddf, losses = register_greedy(targets, sources, similarity, settings, ddf, count)
-    return move_field(ddf, last, fixed.grid), losses
-
-
-def _store_field(found: Registration, ddf: torch.Tensor, grid: Grid) -> None:
-    inverse, _ = invert_field(ddf)
-    found.ddf, found.inverse_miss = ddf.cpu(), miss_of(ddf, inverse)
-    found.field, found.inverse_field = (_in_mm(one, grid) for one in (ddf, inverse))
-
-
-def _in_mm(ddf: torch.Tensor, grid: Grid) -> DisplacementField:
-    """A field in voxels of its own grid as one in mm."""
-    matrix = torch.tensor(grid.affine[:3, :3]).to(ddf)
-    return DisplacementField(grid, (matrix @ ddf[0].flatten(1)).reshape(3, *grid.size).cpu())
-
-
-def _normalised(name: str, volume: Volume, quantiles: Sequence[float], device: str) -> Volume:
-    """Intensities from 0 to 1, on the device."""
-    voxels = volume.voxels.float()
-    if len(voxels) != 1:
-        raise DataError(f"the {name} image has {len(voxels)} channels; one is needed")
-    if bad := int(voxels.numel() - voxels.isfinite().sum()):
-        raise DataError(f"{bad} of {voxels.numel()} voxels of the {name} image are NaN or infinite; replace them")
-    low, high = (float(value) for value in np.quantile(voxels.numpy(), quantiles))
-    if high <= low:
-        low, high = float(voxels.min()), float(voxels.max())
-    if high <= low:
-        raise DataError(f"the {name} image is constant ({low:g} everywhere): there is nothing to register")
-    return Volume(((voxels - low) / (high - low)).clamp(0, 1).to(device), volume.grid)
+    Raises:
+        DataError: an image is constant or not finite, the two do not overlap in the world or do not fit together, or a
+            mask is empty.
+        ConfigError: a loss cannot be used with what is given.
+    """
+    scaling = scaling or dict.fromkeys(("fixed", "moving"), Scaling(tuple(quantiles)))
+    target = make_side("fixed", fixed, scaling["fixed"], fixed_mask, fixed_label, moving_label)
+    source = make_side("moving", moving, scaling["moving"], moving_mask, moving_label, fixed_label)
+    check_pair(target, source)
+    start = start if start is not None else starts.at_headers(fixed.grid, moving.grid)
+    check_start(target, source, start)
+    affine, ddf = starts.as_field_and_affine(start, fixed.grid)
+    work = prepare_stages(stages, target, source, deformed=ddf is not None)
+    state = State(target.to(device), source.to(device), affine, None if ddf is None else ddf.to(device))
+    return PreparedPair(state, work, seconds)
 
 
-def _check_overlap(fixed: Grid, moving: Grid, start: Affine) -> None:
-    """Raise DataError where nothing of the fixed box lies in the moving one."""
-    placed = Grid(fixed.size, start.matrix @ fixed.affine)
-    if placed.overlap(moving) == 0:
-        distance = float(np.linalg.norm(placed.centre - moving.centre))
+def check_start(fixed: Side, moving: Side, start: Transform) -> None:
+    """Raise DataError where the start leaves nothing to compare."""
+    if starts.share_inside(fixed.grid, moving.grid, start) == 0:
+        distance = float(abs(start(fixed.grid.centre[None]) - moving.grid.centre).max())
         raise DataError(
             f"the two images do not overlap in the world: the centres of their boxes are {distance:.1f} mm apart; "
             "start=centres brings the centres together first, or give an initial transform"
         )
+    if fixed.mask is not None and moving.mask is not None:
+        there = Side(moving.mask, moving.grid).on(fixed.grid, start).image
+        if not bool(((there > 0) & (fixed.mask > 0)).any()):
+            raise DataError(
+                "the fixed mask and the moving mask do not overlap at the start of the registration: nothing would "
+                "count; start=centres or start=moments brings the images together first, or give other masks"
+            )

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .grid import Grid, lps_to_ras
 from .resample import resample
-from .transforms import Affine, Chain, DisplacementField, Transform
+from .transforms import Affine, Chain, DisplacementField, InverseField, Transform
 
-__all__ = ["Affine", "Chain", "DisplacementField", "Grid", "Transform", "lps_to_ras", "resample"]
+__all__ = ["Affine", "Chain", "DisplacementField", "Grid", "InverseField", "Transform", "lps_to_ras", "resample"]

@@ -14,6 +14,7 @@ Points = NDArray[np.float64]
 DIRECTIONS = (("L", "R"), ("P", "A"), ("I", "S"))
 """Of the axes of the world, from low to high."""
 
+_ROUNDING = 1e-9  # of a voxel
 _FLAT = 1e-6  # volume that three axes of length 1 span; headers hold float32
 
 
@@ -91,8 +92,12 @@ class Grid:
 
     def holds(self, points: ArrayLike) -> NDArray[np.bool_]:
         """Which points (N, 3) in mm lie in the box."""
-        voxels = self.to_voxels(points)
-        return np.all((voxels >= -0.5) & (voxels <= np.array(self.size) - 0.5), axis=1)
+        return self.holds_voxels(self.to_voxels(points))
+
+    def holds_voxels(self, voxels: ArrayLike) -> NDArray[np.bool_]:
+        """Which voxel indices (N, 3), in the order of the array's axes, lie in the box."""
+        voxels = np.asarray(voxels, dtype=np.float64)
+        return np.all((voxels >= -0.5 - _ROUNDING) & (voxels <= np.array(self.size) - 0.5 + _ROUNDING), axis=1)
 
     def reoriented(self, orientation: str) -> Grid:
         """The same voxels, with axes in the order and the directions that three letters name.

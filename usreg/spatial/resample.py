@@ -32,7 +32,8 @@ def resample(
         target: the grid of the result.
         transform: from the target's world to the source's; None: both are one world.
         mode: ``"bilinear"`` or ``"nearest"``.
-        padding_mode: what lies outside the source.
+        padding_mode: what lies outside the source. ``"zeros"`` begins half a voxel beyond the outermost centres, as in
+            ITK; the edge is repeated up to there.
         antialias: smooth the axes first that the target samples more coarsely than one voxel, with a Gaussian of the
             usual sigma, (voxels per sample - 1) / 2.
 
@@ -42,6 +43,11 @@ def resample(
     """
     if transform is None:
         transform = Affine(np.eye(4))
+    if padding_mode == "zeros" and mode == "bilinear":
+        found = resample(volume, source, target, transform, antialias=antialias)
+        whole = found.new_ones(1, *source.size)
+        inside = resample(whole, source, target, transform, mode="nearest", padding_mode="zeros")
+        return found.masked_fill(inside < 0.5, 0)
     if isinstance(transform, Affine):
         matrix = _whole(np.linalg.inv(source.affine) @ transform.matrix @ target.affine)
         smoothed = _smoothed(volume, matrix) if antialias else volume

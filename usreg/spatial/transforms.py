@@ -11,7 +11,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from usreg_kernels import warp
-from usreg_kernels.fields import PaddingMode
 
 from .grid import Grid, Points
 
@@ -58,7 +57,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class DisplacementField:
-    """``points + displacement(points)``, linear between the voxels of a grid. Outside the grid points stay.
+    """``points + displacement(points)``, linear between the voxels of a grid. Outside the grid's box points stay.
 
     Attributes:
         grid: of the field; its axes are those of the tensor.
@@ -95,39 +94,89 @@ class DisplacementField:
     def __call__(self, points: ArrayLike) -> Points:
         """See :class:`Transform`."""
         points = np.asarray(points, dtype=np.float64)
-        return points + self._at(self.grid.to_voxels(points)).T
+        return points + self.displacement_at(points)
 
-    def inverse(self, tolerance: float = 1e-3, iterations: int = 100) -> DisplacementField:
-        """The inverse on the same grid, by fixed-point iteration (Chen et al., Med. Phys. 35, 2008).
+    def inverse(self) -> InverseField:
+        """The transform that undoes this one, exactly and at any point: see :class:`InverseField`."""
+        return InverseField(self)
 
-        For points that come from outside, the field goes on as it is at the grid's edge.
+    def displacement_at(self, points: ArrayLike, *, beyond: bool = False) -> Points:
+        """(N, 3) mm at points (N, 3) in mm: linear between voxels.
+
+        The grid's box ends half a voxel beyond the outermost centres, as in ITK; the field is constant up to there.
 
         Args:
-            tolerance: mm, by which a point may miss its way back.
-            iterations: the most that are made.
-
-        Raises:
-            ValueError: points still miss by more than the tolerance: the field folds, or is too steep.
+            points: in the world.
+            beyond: go on outside the box as at its edge; else the displacement is 0 there.
         """
-        centres = self.grid.to_world(_voxels(self.grid))
-        found = np.zeros_like(centres)
-        for _ in range(iterations):
-            back = -self._at(self.grid.to_voxels(centres + found), "border").T
-            missed = np.abs(back - found).max()
-            found = back
-            if missed <= tolerance:
-                return DisplacementField(self.grid, torch.from_numpy(found.T.reshape(3, *self.grid.size).copy()))
-        raise ValueError(
-            f"this field has no inverse to {tolerance:g} mm: after {iterations} iterations points miss their way back "
-            f"by up to {missed:.3g} mm; it folds or is too steep"
-        )
-
-    def _at(self, voxels: Points, padding_mode: PaddingMode = "zeros") -> Points:
-        """(3, N) mm at voxel indices (N, 3)."""
+        voxels = self.grid.to_voxels(points)
         places = torch.from_numpy(np.ascontiguousarray(voxels.T)).reshape(1, 3, -1, 1, 1)
         nowhere = torch.zeros(3, 4, dtype=torch.float64)  # the places are coordinates, not displacements
-        values = warp(self.displacement[None].double(), places, affine=nowhere, padding_mode=padding_mode)
-        return values.reshape(3, -1).numpy()
+        values = warp(self.displacement[None].double(), places, affine=nowhere).reshape(3, -1).numpy().T
+        return values if beyond else np.where(self.grid.holds_voxels(voxels)[:, None], values, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class InverseField:
+    """The inverse of a displacement field, solved for each point by fixed-point iteration (Chen et al., Med. Phys. 35,
+    2008), with shorter steps where that does not come nearer.
+
+    Points whose origin lies outside the field's grid stay, as they do under the field. A point inside the grid whose
+    origin would lie outside is solved with the field going on as at its edge.
+
+    Attributes:
+        field: what is undone.
+        tolerance: of the way back, as a part of the field's smallest voxel.
+        iterations: the most that are made.
+    """
+
+    field: DisplacementField
+    tolerance: float = 1e-3
+    iterations: int = 100
+
+    @property
+    def tolerance_mm(self) -> float:
+        """mm by which a point may miss its way back."""
+        return self.tolerance * float(self.field.grid.spacing.min())
+
+    def solve(self, points: ArrayLike) -> tuple[Points, NDArray[np.float64]]:
+        """The origins of points (N, 3) in mm, and the distances (N,) in mm by which they miss their way back."""
+        points = np.asarray(points, dtype=np.float64)
+        found = points - self.field.displacement_at(points, beyond=True)
+        offset = found + self.field.displacement_at(found, beyond=True) - points
+        missed = np.linalg.norm(offset, axis=1)
+        steps = np.ones(len(points))
+        for _ in range(self.iterations):
+            (open_ones,) = np.nonzero(missed > self.tolerance_mm)
+            if not len(open_ones):
+                break
+            trial = found[open_ones] - steps[open_ones, None] * offset[open_ones]
+            off = trial + self.field.displacement_at(trial, beyond=True) - points[open_ones]
+            distance = np.linalg.norm(off, axis=1)
+            nearer = distance < missed[open_ones]
+            steps[open_ones[~nearer]] /= 2
+            taken = open_ones[nearer]
+            found[taken], offset[taken], missed[taken] = trial[nearer], off[nearer], distance[nearer]
+        outside = ~self.field.grid.holds(points) & ~self.field.grid.holds(found)
+        return np.where(outside[:, None], points, found), np.where(outside, 0.0, missed)
+
+    def __call__(self, points: ArrayLike) -> Points:
+        """See :class:`Transform`.
+
+        Raises:
+            ValueError: a point misses its way back by more than the tolerance: the field folds there, or is too steep.
+        """
+        found, missed = self.solve(points)
+        if (off := int((missed > self.tolerance_mm).sum())) > 0:
+            raise ValueError(
+                f"{off} of {len(missed)} points have no inverse to {self.tolerance_mm:g} mm: they miss their way back "
+                f"by up to {missed.max():.3g} mm; the field folds there or is too steep"
+            )
+        return found
+
+    def inverse(self) -> DisplacementField:
+        """The field itself."""
+        return self.field
 
 
 @dataclass(frozen=True, eq=False)

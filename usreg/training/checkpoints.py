@@ -22,6 +22,9 @@ LAST = "last.pt"
 BEST_LOSS = "best_val_loss.pt"
 BEST_EPE = "best_epe.pt"
 
+IN_A_FOLDER = (BEST_LOSS, LAST)
+"""The checkpoints of a run's folder, the first one found."""
+
 ENTRIES = ("model", "optimizer", "scaler", "progress", "random", "config")
 """The entries of a checkpoint beside its format: plain containers and tensors, so that loading runs no code."""
 
@@ -47,6 +50,22 @@ def save_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The checkpoint of a run: the file itself, or of a folder the one with the lowest validation loss, else the last.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not run.exists():
+        raise DataError(f"there is no checkpoint or run's folder {run}")
+    if run.is_file():
+        return run
+    found = next((run / name for name in IN_A_FOLDER if (run / name).is_file()), None)
+    if found is None:
+        raise DataError(f"{run} holds no checkpoint: neither {' nor '.join(IN_A_FOLDER)} is there")
+    return found
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -77,8 +96,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+SAME_KEYS = "give the same keys, or train without training.resume"
+"""What to do about a checkpoint of another model, in training."""
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, way_out: str = SAME_KEYS) -> None:
     """Copy a checkpoint's weights into a model of the same architecture.
+
+    Args:
+        model: takes the weights.
+        checkpoint: what :func:`load_checkpoint` read.
+        path: its file, for the error.
+        way_out: for the error, what to do about it.
 
     Raises:
         ConfigError: the checkpoint is another model's; names the keys and shapes that differ, and both models.
@@ -99,7 +128,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) ->
     if differences:
         raise ConfigError(
             f"{path} is a checkpoint of another model: {'; '.join(differences)}. It was trained with "
-            f"model: {checkpoint['config'].get('model')}; give the same keys, or train without training.resume"
+            f"model: {checkpoint['config'].get('model')}; {way_out}"
         )
     model.load_state_dict(theirs)
 

@@ -21,7 +21,7 @@ PIPED_WIDTH = 120
 """Columns of output that is no terminal, where COLUMNS does not say otherwise."""
 
 HIGHER_IS_BETTER = ("ncc", "dice")
-LOWER_IS_BETTER = ("mse", "mae", "epe", "hd95", "tre", "neg_jac_ratio")
+LOWER_IS_BETTER = ("mse", "mae", "epe", "hd95", "asd", "tre", "neg_jac_ratio")
 """Metrics with a direction, by the beginning of their names; a change in another metric is neither good nor bad."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import send_to_device
@@ -52,8 +52,18 @@ def save_pictures(run: Run) -> list[Path]:
     for index in range(min(PICTURED_CASES, len(cast(Sized, dataset)))):
         batch = send_to_device(collate([dataset[index]]), run.accelerator.device)
         inputs = model_inputs(batch, *run.network(batch["moving"], batch["fixed"]))
-        shown = {key: inputs[key][0].cpu() for key in PICTURED if isinstance(inputs.get(key), torch.Tensor)}
         case = str(batch.get("case", [index])[0])
-        files.append(folder / f"{index}_{re.sub(r'[^A-Za-z0-9.-]+', '_', case).strip('_')}.png")
-        save_registration_figure(files[-1], **shown, title=f"{kind} case {case}")
+        files.append(folder / f"{file_name(index, case)}.png")
+        save_picture(files[-1], inputs, f"{kind} case {case}")
     return files
+
+
+def file_name(index: int, case: str) -> str:
+    """A name for the files of a case, without characters that no file should have."""
+    return f"{index}_{re.sub(r'[^A-Za-z0-9.-]+', '_', case).strip('_')}"
+
+
+def save_picture(path: Path, inputs: Mapping[str, Any], title: str) -> None:
+    """The picture of the first sample of a batch's :func:`usreg.metrics.model_inputs`."""
+    shown = {key: inputs[key][0].cpu() for key in PICTURED if isinstance(inputs.get(key), torch.Tensor)}
+    save_registration_figure(path, **shown, title=title)

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..models.warp import warp
 
-BATCH_TENSORS = ("moving", "moving_label", "fixed_label", "moving_mask", "fixed_mask")
+BATCH_TENSORS = ("moving", "moving_label", "fixed_label", "moving_mask", "fixed_mask", "mask")
 """Tensors of a batch that a loss may ask for by a keyword-only parameter of the same name."""
 
 WARPED_LABEL = ("warped_label", "warped_moving_label")
@@ -37,7 +37,8 @@ class LossCall:
     in :data:`EXTRAS`, keyword-only or not, are filled by name, with None where the batch lacks the tensor.
     ``warped_label``, or ``warped_moving_label``, is the moving label under the predicted field, linear and
     differentiable. Outside the volume it goes on as an attribute ``label_warp_padding_mode`` of the loss says:
-    ``border`` where there is none.
+    ``border`` where there is none. ``mask`` is what a registration of a pair passes for the part of the fixed grid that
+    counts, (B, 1, D, H, W) from 0 to 1; it is None in training.
 
     Args:
         loss: the loss module, possibly wrapped (``torch.compile``, a parallel wrapper) or a plain function.
@@ -75,17 +76,22 @@ class LossCall:
             warped: the warped moving image, (B, 1, D, H, W).
             ddf: the predicted field, (B, 3, D, H, W), voxels, order z, y, x.
             batch: the batch that the prediction was made from; ``fixed`` and, where present, ``dvf``, labels and masks.
+                A ``warped_label`` in it is taken as it is.
         """
         arguments = [warped, batch["fixed"]]
         if self.dvf_aware:
             arguments += [ddf, batch.get("dvf")]
         known = {"pred_dvf": ddf, "gt_dvf": batch.get("dvf")}
         if wanted := set(self.extras).intersection(WARPED_LABEL):
-            label = batch.get("moving_label")
-            warped_label = None if label is None else warp(label, ddf, padding_mode=self.label_padding)
-            known |= dict.fromkeys(wanted, warped_label)
+            known |= dict.fromkeys(wanted, self._warped_label(ddf, batch))
         extras = {name: known[name] if name in known else batch.get(name) for name in self.extras}
         return self.loss(*arguments, **extras)
+
+    def _warped_label(self, ddf: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor | None:
+        if "warped_label" in batch:
+            return batch["warped_label"]
+        label = batch.get("moving_label")
+        return None if label is None else warp(label, ddf, padding_mode=self.label_padding)
 
 
 def _signed(loss: Callable[..., Any]) -> Callable[..., Any]:

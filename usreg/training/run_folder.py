@@ -17,6 +17,7 @@ METRICS = "metrics.csv"
 CURVES = "curves.png"
 PICTURES = "pictures"
 TENSORBOARD = "tensorboard"
+SAVE_DIR = "training.save_dir=FOLDER"
 
 CONTENTS = {
     LAST: "the weights and everything else that training.resume needs",
@@ -46,8 +47,10 @@ def continues_in_place(resume: Resume | None, save_dir: str | None) -> bool:
     return save_dir is None or Path(save_dir).resolve() == resume.path.parent.resolve()
 
 
-def make_run_folder(save_dir: str | None, project: str | None) -> Path:
+def make_run_folder(save_dir: str | None, project: str | None, option: str = SAVE_DIR) -> Path:
     """Create a new, empty and writable folder: ``save_dir``, or runs/<project>/<time>; a taken name gets a number.
+
+    ``option`` is how another one is given, for the error.
 
     Raises:
         UsageError: the folder cannot be created or written to.
@@ -61,27 +64,26 @@ def make_run_folder(save_dir: str | None, project: str | None) -> Path:
             if not _is_empty_folder(folder):
                 continue
         except OSError as error:
-            raise _unwritable(folder, error) from error
-        check_writable(folder)
+            raise _unwritable(folder, error, option) from error
+        check_writable(folder, option)
         return folder
     raise AssertionError("unreachable")
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = SAVE_DIR) -> None:
     """Raise UsageError where no file can be written to an existing folder."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _unwritable(folder, error, option) from error
 
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _unwritable(folder: Path, error: OSError) -> UsageError:
+def _unwritable(folder: Path, error: OSError, option: str) -> UsageError:
     return UsageError(
-        f"cannot write to the run's folder {folder}: {error.strerror or error}. "
-        "Choose another one with training.save_dir=FOLDER"
+        f"cannot write to the run's folder {folder}: {error.strerror or error}. Choose another one with {option}"
     )

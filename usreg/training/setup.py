@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradScalerKwargs, broadcast_object_list, send_to_device, set_seed
+from accelerate.utils import GradScalerKwargs, broadcast_object_list, set_seed
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -19,7 +19,6 @@ from ..datasets import build_dataset, collate
 from ..errors import ConfigError, DataError, UsageError
 from ..io.manifest import NoCasesError
 from ..losses import build_loss
-from ..models import build_model
 from .batches import Batches, EpochBatches
 from .checkpoints import Resume, find_resume, load_optimizer, load_weights
 from .loss_call import LossCall
@@ -28,6 +27,7 @@ from .progress import TrainingProgress
 from .randomness import restore_random_state
 from .run_folder import CONFIG, METRICS, check_writable, continues_in_place, make_run_folder, project_folder
 from .trackers import Tracker, check_trackers, make_trackers
+from .trial import build_for_size, try_out
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def prepare_run(config: Config) -> Run:
     accelerator = make_accelerator(config)
     train_set, val_set = _dataset(config, "train"), _validation_set(config)
     set_seed(training.seed)
-    network = build_model(config.model, image_size=tuple(config.image_size))
+    network = build_for_size(config.model, tuple(config.image_size), accelerator.device)
     loss = build_loss(config.loss)
     resume = find_resume(training.resume, training.save_dir, project_folder(config.project))
 
@@ -88,7 +88,8 @@ def prepare_run(config: Config) -> Run:
     optimizer = OPTIMIZERS[settings.name](parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     model, optimizer = accelerator.prepare(network, optimizer)
     loss_call = LossCall(loss.to(accelerator.device))
-    _try_out(accelerator, network, loss_call, [train_set, val_set] if val_set is not None else [train_set])
+    datasets = [train_set, val_set] if val_set is not None else [train_set]
+    try_out(config.model, network, loss_call, datasets, accelerator.device)
 
     # Each process has its own stream from here on: their dropout masks must differ.
     set_seed(training.seed, device_specific=True)
@@ -163,47 +164,6 @@ def _batches(config: Config, accelerator: Accelerator, dataset: Dataset[Any], sh
         accelerator.num_processes,
     )
     return Batches(dataset, sampler, collate, training.num_workers, pin_memory=accelerator.device.type == "cuda")
-
-
-@torch.no_grad()
-def _try_out(accelerator: Accelerator, network: nn.Module, loss_call: LossCall, datasets: list[Dataset[Any]]) -> None:
-    """One forward pass for a sample of each dataset, so that parts that do not fit together are found now."""
-    network.eval()
-    for dataset in datasets:
-        sample = dataset[0]
-        case = f"{type(dataset).__name__}, case {sample.get('case', 0)}"
-        for key in ("moving", "fixed"):
-            shape = tuple(sample[key].shape) if key in sample else None
-            if shape is None or len(shape) != 4 or shape[0] != 1:
-                raise DataError(f"{case}: '{key}' must have the shape (1, D, H, W), not {shape}")
-        if sample["moving"].shape != sample["fixed"].shape:
-            raise DataError(
-                f"{case}: moving {tuple(sample['moving'].shape)} and fixed {tuple(sample['fixed'].shape)} must have "
-                "one shape; the dataset resizes both to its image_size"
-            )
-        batch = send_to_device(collate([sample]), accelerator.device)
-        try:
-            prediction = network(batch["moving"], batch["fixed"])
-        except ValueError as error:
-            raise ConfigError(f"the model cannot use {case}: {error}") from error
-        warped, ddf = _checked_prediction(prediction, batch["fixed"].shape)
-        try:
-            loss = loss_call(warped, ddf, batch)
-        except ValueError as error:
-            raise ConfigError(f"the loss cannot use {case}: {error}") from error
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            given = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise ConfigError(f"the loss must return one number to minimise, not {given}; is its reduction 'none'?")
-
-
-def _checked_prediction(prediction: Any, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a model returned, if it is (warped, ddf) for images of this shape."""
-    wanted = (tuple(shape), (shape[0], 3, *shape[2:]))
-    parts = prediction if isinstance(prediction, tuple | list) else [prediction]
-    shapes = tuple(tuple(p.shape) if isinstance(p, torch.Tensor) else type(p).__name__ for p in parts)
-    if shapes != wanted:
-        raise ConfigError(f"the model must return (warped, ddf) of the shapes {wanted}, not {shapes}")
-    return prediction[0], prediction[1]
 
 
 def _restore(resume: Resume, network: nn.Module, optimizer: Any, accelerator: Accelerator) -> TrainingProgress:

@@ -36,7 +36,7 @@ _COLUMNS = (
     "Jacobian determinant",
 )
 _GRID_LINES = 16  # about as many per axis
-_MOVING_COLOUR, _FIXED_COLOUR, _FOLD_COLOUR = "#ff9d2e", "#37c8ff", "#111111"
+MOVING_COLOUR, FIXED_COLOUR, FOLD_COLOUR = "#ff9d2e", "#37c8ff", "#111111"
 _CELL_INCHES = 1.9
 _DPI = 150
 
@@ -135,8 +135,8 @@ def _empty_figure(shape: Sequence[int], voxel: NDArray[np.float64]) -> tuple[Fig
 
 def _draw_outlines(row: Sequence[Axes], labels: Sequence[Array | None], axis: int) -> None:
     moving, fixed, warped = labels
-    drawn = [(row[0], moving, _MOVING_COLOUR), (row[1], fixed, _FIXED_COLOUR)]
-    drawn += [(row[2], fixed, _FIXED_COLOUR), (row[2], warped, _MOVING_COLOUR)]
+    drawn = [(row[0], moving, MOVING_COLOUR), (row[1], fixed, FIXED_COLOUR)]
+    drawn += [(row[2], fixed, FIXED_COLOUR), (row[2], warped, MOVING_COLOUR)]
     for ax, label, colour in drawn:
         if label is not None and (_slice(label, axis) > 0.5).any():
             ax.contour(_slice(label, axis), levels=[0.5], colors=[colour], linewidths=1.2)
@@ -145,7 +145,7 @@ def _draw_outlines(row: Sequence[Axes], labels: Sequence[Array | None], axis: in
 def _draw_legend(ax: Axes, labels: Sequence[Array | None]) -> None:
     """Say what the outlines are, where there are any."""
     ax.set_axis_off()
-    named = {"moving label, warped with the image": _MOVING_COLOUR, "fixed label": _FIXED_COLOUR}
+    named = {"moving label, warped with the image": MOVING_COLOUR, "fixed label": FIXED_COLOUR}
     if any(label is not None for label in labels):
         lines = [Line2D([], [], color=colour, label=name) for name, colour in named.items()]
         ax.legend(handles=lines, loc="upper center", ncols=len(lines), fontsize=9, frameon=False)
@@ -171,7 +171,7 @@ def _draw_jacobian(ax: Axes, jacobian: Array, axis: int, aspect: float) -> AxesI
     norm = TwoSlopeNorm(vcenter=1.0, vmin=1 - reach, vmax=1 + reach)
     shown = ax.imshow(plane, cmap="RdBu_r", norm=norm, aspect=aspect, origin="lower")
     folded = np.ma.masked_where(plane > 0, np.ones_like(plane))
-    ax.imshow(folded, cmap=ListedColormap([_FOLD_COLOUR]), aspect=aspect, origin="lower")
+    ax.imshow(folded, cmap=ListedColormap([FOLD_COLOUR]), aspect=aspect, origin="lower")
     return shown
 
 

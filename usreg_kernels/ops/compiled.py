@@ -9,6 +9,7 @@ import torch
 
 from usreg_kernels import library
 from usreg_kernels.backend import Backend, Tensors
+from usreg_kernels.ops.operator import LIBRARY
 
 REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
 """The codes of ``enum class Reduction`` in ``csrc/common``."""
@@ -45,9 +46,7 @@ class CompiledBackend(Backend):
 class StatelessBackend(CompiledBackend):
     """A backend whose forward saves nothing: backward reads the inputs once more.
 
-    A subclass turns an op's parameters into the arguments of ``<op>_native_forward(*tensors, *arguments)`` and
-    ``<op>_native_backward(grad_output, *tensors, *arguments)``. With several tensors, a flag for each follows, which
-    says whether its gradient is needed, and the operator returns a gradient or None for each.
+    A subclass turns an op's parameters into the arguments of the two operators that :func:`define_stateless` declares.
 
     Attributes:
         op: the op's name.
@@ -60,20 +59,20 @@ class StatelessBackend(CompiledBackend):
         raise NotImplementedError
 
     def forward(
-        self, *tensors: torch.Tensor, needs_grad: list[bool], **params: Any
+        self, *tensors: torch.Tensor | None, needs_grad: list[bool], **params: Any
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The loss, from one pass over the tensors."""
+        """The output."""
         return self._forward(*tensors, *self.arguments(*tensors, **params)), []
 
     def backward(
         self,
         grad_output: torch.Tensor,
         saved: list[torch.Tensor],
-        *tensors: torch.Tensor,
+        *tensors: torch.Tensor | None,
         needs_grad: list[bool],
         **params: Any,
     ) -> list[torch.Tensor]:
-        """The gradients that are needed, from one pass over the tensors."""
+        """The gradients that are needed."""
         if not any(needs_grad):
             return []
         arguments = self.arguments(*tensors, **params)
@@ -88,6 +87,24 @@ class StatelessBackend(CompiledBackend):
     @cached_property
     def _backward(self) -> Any:
         return getattr(self.kernels, f"{self.op}_native_backward")
+
+
+def define_stateless(op: str, inputs: str) -> None:
+    """Declare the operators of a :class:`StatelessBackend`, which both libraries implement.
+
+    ``<op>_native_forward(inputs)`` returns the output, ``<op>_native_backward(grad_output, inputs)`` the gradient of
+    the one tensor. With several tensors, a flag for each follows, which says whether its gradient is needed, and the
+    operator returns a gradient or None for each.
+
+    Args:
+        op: the op's name.
+        inputs: its tensors, and the arguments that follow them, as a schema has them.
+    """
+    tensors = [entry.split()[1] for entry in inputs.split(", ") if entry.startswith("Tensor")]
+    flags = "".join(f", bool {name}_grad" for name in tensors) if len(tensors) > 1 else ""
+    gradients = f"({', '.join(['Tensor?'] * len(tensors))})" if flags else "Tensor"
+    LIBRARY.define(f"{op}_native_forward({inputs}) -> Tensor")
+    LIBRARY.define(f"{op}_native_backward(Tensor grad_output, {inputs}{flags}) -> {gradients}")
 
 
 def only_needed(gradients: tuple[torch.Tensor | None, ...], needs_grad: list[bool]) -> list[torch.Tensor]:

@@ -49,7 +49,7 @@ def axis_pairs(dims: int) -> Iterator[tuple[int, int]]:
 def smoothness_weights(
     shape: Sequence[int], penalty: str, scheme: str, spacing: Sequence[float] | None, normalize: bool, reduction: str
 ) -> FieldWeights:
-    """Of the differences u(i + 1) - u(i), or u(i + 1) - u(i - 1) for ``central``, along each axis.
+    """The weights of the differences u(i + 1) - u(i), or u(i + 1) - u(i - 1) for ``central``, along each axis.
 
     The derivative is the difference, or half of it for ``central``, over the spacing; to normalise, times size(axis) /
     size(component's own axis).
@@ -79,7 +79,7 @@ def _smoothness_weights(
 
 @lru_cache(maxsize=256)
 def bending_weights(shape: Sequence[int], normalize: bool, reduction: str) -> FieldWeights:
-    """Of the squared second differences along each of :func:`axis_pairs`.
+    """The weights of the squared second differences along each of :func:`axis_pairs`.
 
     Along one axis, the derivative is the difference; along two, a quarter of it, and it counts twice. To normalise,
     times size(axis) size(axis') / size(component's own axis).

@@ -107,7 +107,7 @@ class Op:
 
         Args:
             tensors: the differentiable tensors, then the constants.
-            params: the rest of the schema's arguments, but for those that every operator has.
+            params: the rest of the schema's arguments, except those that every operator has.
 
         Raises:
             Explained: the call is one of ``explain``.
@@ -146,7 +146,7 @@ class Op:
         return (outputs,) if self.outputs == 1 else tuple(outputs)
 
     def _split(self, arguments: Sequence[Any]) -> tuple[Any, Any, Sequence[Any]]:
-        """Of the backward operator's arguments: the incoming gradients, for backends; what was saved; the tensors."""
+        """Split the backward operator's arguments: incoming gradients, for backends; what was saved; the tensors."""
         grads, (saved, *tensors) = arguments[: self.outputs], arguments[self.outputs :]
         return grads[0] if self.outputs == 1 else tuple(grads), saved, tensors
 

@@ -22,7 +22,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter."""
 
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
-"""Of every launch: a product and a sum make one instruction. Triton's own default changes in 3.10."""
+"""Options of every launch: a product and a sum make one instruction. Triton's own default changes in 3.10."""
 
 _INSTALLED = find_spec("triton") is not None
 

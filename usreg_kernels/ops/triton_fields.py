@@ -68,7 +68,7 @@ def add_up(
         tensors: what it reads.
         field: one of them, (B, n, spatial...): gives the programs. All are contiguous.
         weights: its numbers.
-        constants: of its compilation, BLOCK among them, but for those that follow from the field.
+        constants: of its compilation, with BLOCK, without those that follow from the field.
     """
     if field.numel() == 0:
         return field.new_full((), 0.0 if weights.divisor else float("nan"), dtype=torch.float32)

@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend
+from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend, define_stateless
 from usreg_kernels.ops.field_weights import bending_weights
-from usreg_kernels.ops.operator import LIBRARY
 
-_PARAMS = "float[] weights, float divisor, int reduction"
-LIBRARY.define(f"bending_energy_native_forward(Tensor dvf, {_PARAMS}) -> Tensor")
-LIBRARY.define(f"bending_energy_native_backward(Tensor grad_output, Tensor dvf, {_PARAMS}) -> Tensor")
+define_stateless("bending_energy", "Tensor dvf, float[] weights, float divisor, int reduction")
 
 
 class Native(StatelessBackend):

@@ -6,17 +6,11 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.compiled import StatelessBackend
+from usreg_kernels.ops.compiled import StatelessBackend, define_stateless
 from usreg_kernels.ops.dvf_supervision.reference import smoothness_params
 from usreg_kernels.ops.field_weights import smoothness_weights
-from usreg_kernels.ops.operator import LIBRARY
 
-_INPUTS = "Tensor pred_dvf, Tensor gt_dvf, float mse_weight, float[] weights"
-LIBRARY.define(f"dvf_supervision_native_forward({_INPUTS}) -> Tensor")
-LIBRARY.define(
-    f"dvf_supervision_native_backward(Tensor grad_output, {_INPUTS}, bool pred_grad, bool gt_grad) "
-    "-> (Tensor?, Tensor?)"
-)
+define_stateless("dvf_supervision", "Tensor pred_dvf, Tensor gt_dvf, float mse_weight, float[] weights")
 
 
 class Cpu(StatelessBackend):

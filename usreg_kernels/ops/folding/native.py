@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend
+from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend, define_stateless
 from usreg_kernels.ops.jacobian_determinant.reference import axis_scales
-from usreg_kernels.ops.operator import LIBRARY
 
-_PARAMS = "float[] scales, float margin, int reduction"
-LIBRARY.define(f"folding_native_forward(Tensor ddf, {_PARAMS}) -> Tensor")
-LIBRARY.define(f"folding_native_backward(Tensor grad_output, Tensor ddf, {_PARAMS}) -> Tensor")
+define_stateless("folding", "Tensor ddf, float[] scales, float margin, int reduction")
 
 
 class Native(StatelessBackend):

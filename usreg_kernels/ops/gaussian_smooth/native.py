@@ -11,16 +11,15 @@ from typing import Any
 import torch
 
 from usreg_kernels.backend import Tensors
-from usreg_kernels.ops.compiled import CompiledBackend
+from usreg_kernels.ops.compiled import StatelessBackend, define_stateless
 from usreg_kernels.ops.gaussian_smooth.weights import LARGEST_IN_CUDA, half_weights, radius_of
-from usreg_kernels.ops.operator import LIBRARY
 from usreg_kernels.ops.warp.native import PADDING_CODES
 
 # Weights are those at distances 0, 1, ... along each axis; (1,) where there is no axis. The result of forward, and
 # grad_output, are float64 where x is, else float32.
-_WEIGHTS = "float[] weights_z, float[] weights_y, float[] weights_x, int padding_mode"
-LIBRARY.define(f"gaussian_smooth_native_forward(Tensor x, {_WEIGHTS}) -> Tensor")
-LIBRARY.define(f"gaussian_smooth_native_backward(Tensor grad_output, Tensor x, {_WEIGHTS}) -> Tensor")
+define_stateless(
+    "gaussian_smooth", "Tensor x, float[] weights_z, float[] weights_y, float[] weights_x, int padding_mode"
+)
 
 
 def weights_of_axes(sigma: list[float], truncate: float) -> list[tuple[float, ...]]:
@@ -28,8 +27,10 @@ def weights_of_axes(sigma: list[float], truncate: float) -> list[tuple[float, ..
     return [(1.0,)] * (3 - len(sigma)) + [half_weights(width, truncate) for width in sigma]
 
 
-class Native(CompiledBackend):
+class Native(StatelessBackend):
     """One pass over the image either way on CPUs; on GPUs, one per axis."""
+
+    op = "gaussian_smooth"
 
     def declines(self, tensors: Tensors, **params: Any) -> str | None:
         """On GPUs, the weights are arguments of the kernels."""
@@ -38,26 +39,6 @@ class Native(CompiledBackend):
             return f"its filters reach up to {LARGEST_IN_CUDA} voxels, and this one {largest}"
         return super().declines(tensors, **params)
 
-    def forward(
-        self, x: torch.Tensor, *, needs_grad: list[bool], sigma: list[float], truncate: float, padding_mode: str
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The smoothed image; nothing is saved."""
-        arguments = *weights_of_axes(sigma, truncate), PADDING_CODES[padding_mode]
-        return self.kernels.gaussian_smooth_native_forward(x, *arguments), []
-
-    def backward(
-        self,
-        grad_output: torch.Tensor,
-        saved: list[torch.Tensor],
-        x: torch.Tensor,
-        *,
-        needs_grad: list[bool],
-        sigma: list[float],
-        truncate: float,
-        padding_mode: str,
-    ) -> list[torch.Tensor]:
-        """The gradient of the image, if it is needed."""
-        if not needs_grad[0]:
-            return []
-        arguments = *weights_of_axes(sigma, truncate), PADDING_CODES[padding_mode]
-        return [self.kernels.gaussian_smooth_native_backward(grad_output, x, *arguments)]
+    def arguments(self, x: torch.Tensor, sigma: list[float], truncate: float, padding_mode: str) -> tuple[Any, ...]:
+        """The weights along z, y, x, and the padding."""
+        return *weights_of_axes(sigma, truncate), PADDING_CODES[padding_mode]

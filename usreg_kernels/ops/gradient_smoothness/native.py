@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend
+from usreg_kernels.ops.compiled import REDUCTION_CODES, StatelessBackend, define_stateless
 from usreg_kernels.ops.field_weights import smoothness_weights
-from usreg_kernels.ops.operator import LIBRARY
 
-_PARAMS = "bool magnitude, bool central, float[] weights, float divisor, int reduction"
-LIBRARY.define(f"gradient_smoothness_native_forward(Tensor dvf, {_PARAMS}) -> Tensor")
-LIBRARY.define(f"gradient_smoothness_native_backward(Tensor grad_output, Tensor dvf, {_PARAMS}) -> Tensor")
+define_stateless(
+    "gradient_smoothness", "Tensor dvf, bool magnitude, bool central, float[] weights, float divisor, int reduction"
+)
 
 
 class Native(StatelessBackend):

@@ -71,7 +71,7 @@ class Squaring(Backend):
         return to_inner.add_(to_outer)
 
     def _fields_in_reverse(self, velocity: torch.Tensor, steps: int, padding_mode: str) -> Iterator[torch.Tensor]:
-        """The fields before the last squaring, before the last but one, and so on, down to the scaled velocity."""
+        """The fields before the last squaring, before the one before it, and so on, down to the scaled velocity."""
         for end in range(steps, 0, -_SEGMENT):
             begin = max(0, end - _SEGMENT)
             start = self._squared(_scaled(velocity, steps), begin, padding_mode)

@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 
-from usreg_kernels.ops.compiled import StatelessBackend
+from usreg_kernels.ops.compiled import StatelessBackend, define_stateless
 from usreg_kernels.ops.jacobian_determinant.reference import axis_scales
-from usreg_kernels.ops.operator import LIBRARY
 
 # scales: what multiplies the derivatives along each axis.
-LIBRARY.define("jacobian_determinant_native_forward(Tensor ddf, float[] scales) -> Tensor")
-LIBRARY.define("jacobian_determinant_native_backward(Tensor grad_output, Tensor ddf, float[] scales) -> Tensor")
+define_stateless("jacobian_determinant", "Tensor ddf, float[] scales")
 
 
 class Native(StatelessBackend):

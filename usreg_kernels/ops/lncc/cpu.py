@@ -38,7 +38,7 @@ def _window_arguments(kernel_type: str, kernel_size: tuple[int, ...]) -> tuple[A
 def _arguments(
     kernel_size: list[int], kernel_type: str, reduction: str, smooth_nr: float, smooth_dr: float
 ) -> tuple[Any, ...]:
-    """The operators' arguments that are no tensors, but for the flags."""
+    """The operators' arguments that are neither tensors nor flags."""
     return (*_window_arguments(kernel_type, tuple(kernel_size)), smooth_nr, smooth_dr, REDUCTION_CODES[reduction])
 
 

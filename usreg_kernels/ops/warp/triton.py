@@ -48,12 +48,12 @@ class Call(NamedTuple):
 
     @property
     def voxels(self) -> int:
-        """Of a channel of the output."""
+        """The voxels of a channel of the output."""
         return self.size.numel()
 
     @property
     def image_voxels(self) -> int:
-        """Of a channel of the image."""
+        """The voxels of a channel of the image."""
         return self.image.shape[2:].numel()
 
     @property
@@ -72,7 +72,7 @@ class Call(NamedTuple):
         return [self.pieces(turns), self.image.shape[1], self.voxels, self.image_voxels, *image_sizes, *sizes[1:]]
 
     def constants(self) -> dict[str, Any]:
-        """Of the compilation of each kernel that looks at the image."""
+        """Constants for the compilation of each kernel that looks at the image."""
         return {
             "DIMS": self.image.ndim - 2,
             "PADDING": PADDING_CODES[self.padding_mode],

@@ -35,7 +35,7 @@ def _power_of_two(exponent):
 
 @triton.jit
 def _exponent(state, count_bits):
-    """Of the power of two by which gradients become integers: no sum of 2 ** count_bits of them has more than 62 bits.
+    """The exponent of the power of two that makes gradients integers: a sum of 2 ** count_bits has 62 bits at most.
 
     The largest magnitude lies below 2 ** (biased exponent - 126).
     """

@@ -1,0 +1,1 @@
+"""Registration of whole pairs, ours against other programs: ``make bench-register DATA=FOLDER``."""

@@ -1,0 +1,130 @@
+"""What is evaluated: networks of checkpoints, and registration without a network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from ..config import Config, config_of, load_config
+from ..config.checks import available_devices
+from ..datasets import grid_of
+from ..errors import DataError
+from ..models import build_model
+from ..models.warp import warp
+from ..registration.pair import Volume, register_pair
+from ..registration.stages import load_stages
+from ..spatial import Grid
+from ..training.checkpoints import find_checkpoint, load_checkpoint, load_weights
+from ..training.trial import checked_prediction
+
+logger = logging.getLogger(__name__)
+
+Predict: TypeAlias = Callable[[dict[str, Any]], tuple[torch.Tensor, torch.Tensor]]
+"""From a batch to the warped image (B, 1, D, H, W) and the field (B, 3, D, H, W) in voxels, z, y, x."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to register the cases.
+
+    Attributes:
+        name: for tables and folders.
+        source: the checkpoint, or the config of the registration, for messages.
+        config: says which cases, and how they are prepared.
+        predict: registers a batch that is on the device.
+    """
+
+    name: str
+    source: str
+    config: Config
+    predict: Predict
+
+
+def method_of_checkpoint(
+    run: Path, name: str, config_file: Path | None, overrides: Sequence[str], device: torch.device | None = None
+) -> Method:
+    """The network of a checkpoint.
+
+    Args:
+        run: a checkpoint, or a run's folder.
+        name: of the method.
+        config_file: a config in place of the one in the checkpoint.
+        overrides: ``key=value``.
+        device: for the network; the config's where it is missing.
+
+    Raises:
+        UsageError: no checkpoint, a damaged one, one of another model than the config's, or a config that is not valid.
+    """
+    path = find_checkpoint(run)
+    content = load_checkpoint(path)
+    if config_file is not None:
+        config = load_config(config_file, overrides)
+    else:
+        keys, given = dict(content["config"]), keys_of(overrides)
+        if keys.get("device") not in (None, *available_devices()) and "device" not in given:
+            logger.warning("%s was trained on the device %s, which is not here", path, keys["device"])
+            keys["device"] = None
+        config = config_of(keys, path, overrides)
+    network = build_model(config.model, image_size=tuple(config.image_size))
+    load_weights(network, content, path, "give a config with the same keys, or leave --config out")
+    network.eval()
+
+    def predict(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        network.to(batch["fixed"].device)
+        return checked_prediction(network(batch["moving"], batch["fixed"]), batch["fixed"].shape)
+
+    return Method(name, str(path), config, predict)
+
+
+def keys_of(overrides: Sequence[str]) -> set[str]:
+    """The keys that overrides set."""
+    return {override.partition("=")[0] for override in overrides}
+
+
+def method_of_registration(file: Path | None, name: str, config: Config) -> Method:
+    """Registration without a network, of the same samples: both images lie on the fixed one's grid, as for a network.
+
+    Args:
+        file: the config of :mod:`usreg.register`; None for the packaged default.
+        name: of the method.
+        config: which cases.
+
+    Raises:
+        ConfigError: the file is not valid.
+    """
+    settings, stages = load_stages(file)
+
+    def predict(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        fields = []
+        for number, fixed in enumerate(batch["fixed"]):
+            grid = sample_grid(batch, number)
+            pair = Volume(fixed.cpu().float(), grid), Volume(batch["moving"][number].cpu().float(), grid)
+            try:
+                with torch.enable_grad():
+                    found = register_pair(
+                        *pair, stages, quantiles=settings.quantiles, device=str(batch["fixed"].device)
+                    )
+            except DataError as error:
+                raise DataError(f"case {batch.get('case', [number])[number]}: {error}") from error
+            voxels = np.indices(grid.size).reshape(3, -1).T
+            there = grid.to_voxels(found.transform(grid.to_world(voxels))) - voxels
+            fields.append(torch.from_numpy(there.T.reshape(3, *grid.size)))
+        ddf = torch.stack(fields).to(batch["fixed"])
+        return warp(batch["moving"], ddf), ddf
+
+    return Method(name, str(file or "the packaged default"), config, predict)
+
+
+def sample_grid(batch: dict[str, Any], number: int, side: str = "fixed") -> Grid:
+    """The grid of a sample, axes z, y, x; voxels of 1 mm where the dataset does not know it."""
+    known = grid_of(batch, number, side)
+    if known is not None:
+        return known
+    depth, height, width = batch[side].shape[2:]
+    return Grid((depth, height, width), np.eye(4)[[2, 1, 0, 3]])
