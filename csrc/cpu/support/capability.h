@@ -13,6 +13,8 @@
 #define USREG_VECTOR_BYTES_base 16
 #define USREG_VECTOR_BYTES_avx2 32
 #define USREG_VECTOR_BYTES_avx512 64
+#define USREG_JOIN_NAMES(first, second) first##second
+#define USREG_VECTOR_BYTES_OF(isa) USREG_JOIN_NAMES(USREG_VECTOR_BYTES_, isa)
 
 namespace usreg {
 

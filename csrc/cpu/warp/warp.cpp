@@ -29,8 +29,10 @@ namespace usreg {
 namespace warp {
 namespace {
 
-constexpr int64_t kVoxelsPerTask = 8192;  // fewer are not worth waking a thread for
-constexpr int64_t kTasksPerThread = 4;    // of the gradient to the image, whose planes differ in work
+constexpr int64_t kTilesPerTask = 32;  // fewer are not worth waking a thread for
+// Of the image's planes that share a task of its gradient. Tiles that look at two tasks are read twice, and so are all
+// reaches by each task.
+constexpr int64_t kPlanesPerTask = 8, kMostTasks = 64;
 
 Tensor as_real(const Tensor& tensor) {
   const ScalarType real = real_dtype(tensor.scalar_type());
@@ -68,12 +70,10 @@ void dispatch_real(const Tensor& image, const Function& function) {
   function(TypeTag<float>());
 }
 
-// Calls kernel(problem, first_row, last_row) for all output rows, from several threads.
+// Calls kernel(problem, first, last) for all tiles, from several threads.
 template <class R, class Kernel>
-void for_rows(const Problem<R>& problem, const Kernel& kernel) {
-  if (problem.output_voxels() == 0 || problem.batch == 0) return;
-  const int64_t grain = std::max<int64_t>(1, kVoxelsPerTask / problem.output_size[2]);
-  parallel_for(problem.rows(), grain, [&](int64_t first, int64_t last) { kernel(problem, first, last); });
+void for_tiles(const Problem<R>& problem, const Kernel& kernel) {
+  parallel_for(problem.tiles(), kTilesPerTask, [&](int64_t first, int64_t last) { kernel(problem, first, last); });
 }
 
 Tensor values(const Arguments& arguments, Interpolation interpolation, Padding padding, bool composes) {
@@ -84,7 +84,7 @@ Tensor values(const Arguments& arguments, Interpolation interpolation, Padding p
     Problem<R> problem = arguments.problem<R>(interpolation, padding);
     problem.composes = composes;
     problem.output = static_cast<R*>(output.mutable_data_ptr());
-    for_rows(problem, USREG_SELECT(warp_forward<R>));
+    for_tiles(problem, USREG_SELECT(warp_forward<R>));
   });
   return output;
 }
@@ -93,13 +93,11 @@ Tensor values(const Arguments& arguments, Interpolation interpolation, Padding p
 template <class R>
 void scatter(const Problem<R>& problem) {
   const int64_t planes = problem.image_size[problem.first_axis()];
-  std::vector<Reach> reaches(problem.rows());
+  std::vector<Reach> reaches(problem.tiles());
   const auto reach = USREG_SELECT(warp_reaches<R>);
-  for_rows(problem, [&](const Problem<R>& same, int64_t first, int64_t last) {
-    reach(same, first, last, reaches.data() + first);
-  });
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t parts = threads == 1 ? 1 : std::min(planes, kTasksPerThread * threads);
+  for_tiles(problem,
+            [&](const Problem<R>& same, int64_t first, int64_t last) { reach(same, first, last, reaches.data()); });
+  const int64_t parts = std::min((planes + kPlanesPerTask - 1) / kPlanesPerTask, kMostTasks);
   const auto kernel = USREG_SELECT(warp_scatter<R>);
   parallel_for(problem.batch * parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
@@ -109,25 +107,15 @@ void scatter(const Problem<R>& problem) {
   });
 }
 
-// The gradient to the affine (batch, dims, dims + 1) from the sums of the rows, added in their order.
+// The gradient to the affine (batch, dims, dims + 1) from the sums of the tiles, added in their order.
 template <class R>
-void sum_rows(const Problem<R>& problem, R* gradient) {
-  const int dims = problem.dims;
-  const int64_t rows = problem.output_size[0] * problem.output_size[1];
+void add_affine_sums(const Problem<R>& problem, R* gradient) {
+  const int64_t numbers = problem.dims * (problem.dims + 1), tiles = problem.tiles_per_image();
   for (int64_t image = 0; image < problem.batch; ++image) {
-    double total[3][4] = {};
-    for (int64_t row = 0; row < rows; ++row) {
-      const double* sums = problem.row_sums + (image * rows + row) * 2 * dims;
-      const double place[2] = {static_cast<double>(row / problem.output_size[1]),
-                               static_cast<double>(row % problem.output_size[1])};
-      for (int axis = 0; axis < dims; ++axis) {
-        for (int other = 0; other < dims - 1; ++other) total[axis][other] += place[other + 3 - dims] * sums[axis];
-        total[axis][dims - 1] += sums[dims + axis];
-        total[axis][dims] += sums[axis];
-      }
-    }
-    for (int axis = 0; axis < dims; ++axis) {
-      for (int column = 0; column <= dims; ++column) *gradient++ = static_cast<R>(total[axis][column]);
+    for (int64_t k = 0; k < numbers; ++k) {
+      double total = 0;
+      for (int64_t tile = 0; tile < tiles; ++tile) total += problem.affine_sums[(image * tiles + tile) * numbers + k];
+      *gradient++ = static_cast<R>(total);
     }
   }
 }
@@ -156,11 +144,11 @@ Gradients gradients(const Tensor& grad_output, const Arguments& arguments, Inter
     Problem<R> problem = arguments.problem<R>(interpolation, padding);
     problem.composes = composes;
     problem.grad_output = static_cast<const R*>(grad.const_data_ptr());
-    std::vector<double> row_sums(wanted.affine ? problem.rows() * 2 * problem.dims : 0);
+    std::vector<double> affine_sums(wanted.affine ? problem.tiles() * problem.dims * (problem.dims + 1) : 0);
     if (wanted.field) problem.field_grad = to_field->mutable_data_ptr();
-    if (wanted.affine) problem.row_sums = row_sums.data();
-    if (wanted.field || wanted.affine) for_rows(problem, USREG_SELECT(warp_slopes<R>));
-    if (wanted.affine) sum_rows(problem, static_cast<R*>(to_affine->mutable_data_ptr()));
+    if (wanted.affine) problem.affine_sums = affine_sums.data();
+    if (wanted.field || wanted.affine) for_tiles(problem, USREG_SELECT(warp_slopes<R>));
+    if (wanted.affine) add_affine_sums(problem, static_cast<R*>(to_affine->mutable_data_ptr()));
     if (wanted.image) {
       problem.image_grad = static_cast<R*>((wanted.in_one ? to_field : to_image)->mutable_data_ptr());
       problem.adds_image_grad = wanted.in_one;

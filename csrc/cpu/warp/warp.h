@@ -1,11 +1,15 @@
 // What the CPU kernels of warp and of composition work on.
 //
-//   locate.inc   coordinates of a vector of output voxels: padding, the voxels around, the shares between them
-//   gather.inc   values of the image there
-//   rows.inc     forward, and the gradient to the coordinates: runs of output rows
-//   scatter.inc  the gradient to the image: each task owns some planes of it
-//   kernel.inc   includes these, once per instruction set
-//   warp.cpp     the operators: checks, memory, threads
+// The voxels of the output are cut into tiles. A kernel finds where those of a tile look, and keeps that in the
+// first-level cache while it goes through the channels.
+//
+//   locate.inc       coordinates along an axis: padding, the voxels around, the shares between them
+//   tile.inc         where the voxels of a tile look
+//   cell.inc         the values of the image around these places, and between them
+//   interpolate.inc  forward, and the gradient to the coordinates: runs of tiles
+//   scatter.inc      the gradient to the image: each task owns some planes of it
+//   kernel.inc       includes these, once per instruction set
+//   warp.cpp         the operators: checks, memory, threads
 #pragma once
 
 #include <cstdint>
@@ -16,7 +20,7 @@
 namespace usreg {
 namespace warp {
 
-constexpr int64_t kTile = 256;  // voxels of a row that a kernel holds in the first-level cache
+constexpr int64_t kTile = 256;  // voxels; the places of a tile take 32 bytes a voxel
 
 // A warp of `batch` images of `channels`; R is the type of images and coordinates. Sizes are those of the axes z, y, x;
 // images of fewer dimensions have the last ones, and 1 for the others.
@@ -37,17 +41,18 @@ struct Problem {
   R* output;             // forward: (batch, channels, output)
   const R* grad_output;  // backward: the same shape
   void* field_grad;      // (batch, dims, output) of field_dtype, or null
-  double* row_sums;      // per output row, dims sums of the coordinates' gradients, and dims times x; or null
+  double* affine_sums;   // (tiles, dims, dims + 1): each tile's part of the gradient to the affine; or null
   R* image_grad;         // (batch, channels, image)
   bool adds_image_grad;  // to what image_grad holds
 
   int64_t image_voxels() const { return image_size[0] * image_size[1] * image_size[2]; }
   int64_t output_voxels() const { return output_size[0] * output_size[1] * output_size[2]; }
-  int64_t rows() const { return batch * output_size[0] * output_size[1]; }
+  int64_t tiles_per_image() const { return (output_voxels() + kTile - 1) / kTile; }
+  int64_t tiles() const { return batch * tiles_per_image(); }
   int first_axis() const { return 3 - dims; }
 };
 
-// The planes of the image, along its first axis, that the voxels of an output row look at; both ends included.
+// The planes of the image, along its first axis, that the voxels of a tile look at; both ends included.
 struct Reach {
   int64_t first, last;
 };
