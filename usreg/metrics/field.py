@@ -10,6 +10,7 @@ import torch
 
 from usreg_kernels import gradient_smoothness_loss, jacobian_determinant
 
+from ..spatial import vector_lengths
 from .utils import register_metric
 
 
@@ -51,4 +52,4 @@ def log_jacobian_std(ddf: torch.Tensor) -> torch.Tensor:
 @register_metric("epe")
 def end_point_error(ddf: torch.Tensor, dvf: torch.Tensor) -> torch.Tensor:
     """Mean over the voxels of the Euclidean distance between predicted and true displacement, in voxels: (B,)."""
-    return (ddf - dvf).norm(dim=1).flatten(1).mean(1)
+    return vector_lengths(ddf - dvf).flatten(1).mean(1)

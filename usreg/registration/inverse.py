@@ -13,7 +13,7 @@ import torch
 
 from usreg_kernels import compose_ddf, warp
 
-from ..spatial import Grid
+from ..spatial import Grid, vector_lengths
 from .levels import move_field
 
 DAMPING = 0.5
@@ -40,7 +40,7 @@ def invert_field(ddf: torch.Tensor, tolerance: float = 0.01, iterations: int = 4
     inverse = _first_guess(ddf, tolerance, iterations)
     missed, before = compose_ddf(ddf, inverse), math.inf
     for _ in range(iterations):
-        distance = missed.norm(dim=1).mean().item()
+        distance = vector_lengths(missed).mean().item()
         if distance <= tolerance or distance > SLOWEST * before:
             break
         inverse.sub_(missed, alpha=DAMPING)
@@ -70,5 +70,5 @@ def miss_of(first: torch.Tensor, second: torch.Tensor) -> float:
 def _mean_inside(missed: torch.Tensor, field: torch.Tensor) -> float:
     """Mean length, voxels, over the voxels that the field does not take out of the grid."""
     inside = warp(torch.ones_like(field[:, :1]), field, padding_mode="zeros")[:, 0] >= 1
-    distances = missed.norm(dim=1)[inside]
+    distances = vector_lengths(missed)[inside]
     return distances.mean().item() if distances.numel() else 0.0

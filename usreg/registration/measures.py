@@ -16,7 +16,7 @@ from usreg_kernels import compose_ddf, warp
 from ..metrics.field import folding_ratio, log_jacobian_std
 from ..metrics.intensity import global_ncc
 from ..metrics.surface import mean_distance, percentile_95, surface_distances
-from ..spatial import DisplacementField, Grid
+from ..spatial import DisplacementField, Grid, vector_lengths
 from .pair import Registration
 from .results import Inputs, Results, without_flat_axes
 
@@ -146,7 +146,7 @@ def inverse_consistency(field: DisplacementField, inverse: DisplacementField) ->
         (torch.linalg.inv(matrix) @ one.displacement.flatten(1)).reshape(1, 3, *size) for one in (inverse, field)
     )
     stays = warp(torch.ones_like(first[:, :1]), first, padding_mode="zeros")[0, 0] >= 1
-    missed = (matrix @ compose_ddf(second, first)[0].flatten(1)).reshape(3, *size).norm(dim=0)[stays]
+    missed = vector_lengths((matrix @ compose_ddf(second, first)[0].flatten(1)).reshape(3, *size), dim=0)[stays]
     return (missed.mean().item(), missed.max().item()) if missed.numel() else (math.nan, math.nan)
 
 

@@ -5,5 +5,16 @@ from __future__ import annotations
 from .grid import Grid, lps_to_ras
 from .resample import resample
 from .transforms import Affine, Chain, DisplacementField, InverseField, Transform
+from .vectors import vector_lengths
 
-__all__ = ["Affine", "Chain", "DisplacementField", "Grid", "InverseField", "Transform", "lps_to_ras", "resample"]
+__all__ = [
+    "Affine",
+    "Chain",
+    "DisplacementField",
+    "Grid",
+    "InverseField",
+    "Transform",
+    "lps_to_ras",
+    "resample",
+    "vector_lengths",
+]

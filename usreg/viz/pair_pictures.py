@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ..spatial import DisplacementField, Grid
+from ..spatial import DisplacementField, Grid, vector_lengths
 from .pictures import FIXED_COLOUR, FOLD_COLOUR, MOVING_COLOUR
 from .planes import Plane, Viewer
 
@@ -150,7 +150,7 @@ def draw_deformation(volumes: PairVolumes) -> bytes:
     assert volumes.jacobian is not None
     view = volumes.viewer()
     field, jacobian = volumes.field, volumes.jacobian
-    length = field.displacement.norm(dim=0).numpy()
+    length = vector_lengths(field.displacement, dim=0).numpy()
     reach = max(0.1, float(np.abs(np.clip(jacobian, 0, 2) - 1).max()))
     shown: dict[str, Any] = {}
 
