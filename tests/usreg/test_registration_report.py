@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -237,6 +238,17 @@ def interrupting(calls: list[int], number: int) -> type[StageBars]:
 ENDLESS = ["stages[0].iterations=[10,100000]", "stages[0].tolerance=-1e9"]
 
 
+@pytest.fixture
+def terminal_signals() -> Iterator[None]:
+    """Python's usual handlers; where the tests run in the background, shells ignore Ctrl-C."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("terminal_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_request_to_stop_keeps_what_is_there(
     number: int,
@@ -256,6 +268,7 @@ def test_a_request_to_stop_keeps_what_is_there(
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
 
 
+@pytest.mark.usefixtures("terminal_signals")
 def test_a_second_request_ends_at_once(
     pair: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
