@@ -26,7 +26,7 @@ from kernels.budgets import TRITON as BUDGETS
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
     pytest.mark.slow,
-    pytest.mark.timeout(1200),  # some 500 kernels, before the first test
+    pytest.mark.timeout(3000),  # over a thousand kernels, before the first test
 ]
 
 Row = dict[str, Any]
