@@ -36,7 +36,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
 .DEFAULT_GOAL := train
-.PHONY: train test setup lint format types compile_commands sanitize contenders bench gpu budgets docs sdist wheel clean help bench-register
+.PHONY: train test setup lint format types compile_commands sanitize contenders bench bench-register gpu budgets docs sdist wheel clean help
 
 train: setup ## train the default configuration
 	$(BIN)/python -m usreg.train $(TRAIN)

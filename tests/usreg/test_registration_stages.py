@@ -100,10 +100,10 @@ def test_the_inverse_of_a_velocity_is_its_negative() -> None:
 def test_deformable_stages_follow_on_one_another() -> None:
     fixed, moving, truth = deformed_pair()
     first = "{stage: greedy, levels: [1], iterations: [10]}"
-    alone = run(fixed, moving, f"[{first}]")
+    first_only = run(fixed, moving, f"[{first}]")
     for second in ("svf", "displacement"):
         found = run(fixed, moving, f"[{first}, {{stage: {second}, levels: [1], iterations: [20]}}]")
-        assert miss(found, truth) < miss(alone, truth)
+        assert miss(found, truth) < miss(first_only, truth)
         assert found.ddf is not None
         assert found.inverse_field is not None
         assert found.inverse_miss is not None

@@ -39,7 +39,7 @@ class Source:
     overridden: frozenset[str] = frozenset()
 
     def of(self, key: str) -> str:
-        """``"on the command line"`` for a key that an override set, alone or with its section; else ``"in FILE"``."""
+        """``"on the command line"`` for a key that an override set, or its section; else ``"in FILE"``."""
         return "on the command line" if self.is_overridden(key) else f"in {self.file}"
 
     def is_overridden(self, key: str) -> bool:

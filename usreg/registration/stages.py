@@ -41,22 +41,8 @@ class PlacingStage:
 
 
 @dataclass
-class LinearStage:
-    """A rigid or affine stage; see :class:`usreg.registration.Linear`."""
-
-    stage: str
-    levels: list[float] = field(default_factory=lambda: [8.0, 4.0])
-    iterations: list[int] = field(default_factory=lambda: [100, 50])
-    loss: dict[str, Any] = field(default_factory=dict)
-    labels_weight: float | None = None
-    step: float = 0.5
-    tolerance: float = 1e-6
-    seconds: float | None = None
-
-
-@dataclass
-class GreedyStage:
-    """A deformable stage; see :class:`usreg.registration.Greedy`."""
+class IterativeStage:
+    """What stages with iterations have in common."""
 
     stage: str
     levels: list[float] = field(default_factory=lambda: [4.0, 2.0, 1.0])
@@ -64,47 +50,47 @@ class GreedyStage:
     loss: dict[str, Any] = field(default_factory=dict)
     labels_weight: float | None = None
     step: float = 0.5
-    sigma_gradient: float = 1.0
-    sigma_field: float = 0.5
     tolerance: float = 1e-7
     seconds: float | None = None
 
 
 @dataclass
-class VelocityStage:
+class LinearStage(IterativeStage):
+    """A rigid or affine stage; see :class:`usreg.registration.Linear`."""
+
+    levels: list[float] = field(default_factory=lambda: [8.0, 4.0])
+    iterations: list[int] = field(default_factory=lambda: [100, 50])
+    tolerance: float = 1e-6
+
+
+@dataclass
+class GreedyStage(IterativeStage):
+    """A deformable stage; see :class:`usreg.registration.Greedy`."""
+
+    sigma_gradient: float = 1.0
+    sigma_field: float = 0.5
+
+
+@dataclass
+class VelocityStage(IterativeStage):
     """A stationary velocity field; see :class:`usreg.registration.FreeField`."""
 
-    stage: str
-    levels: list[float] = field(default_factory=lambda: [4.0, 2.0, 1.0])
-    iterations: list[int] = field(default_factory=lambda: [100, 70, 30])
-    loss: dict[str, Any] = field(default_factory=dict)
-    labels_weight: float | None = None
-    step: float = 0.5
     sigma_gradient: float = 1.5
     sigma_field: float = 0.7
     integration_steps: int = 7
     regulariser: str = "gradient"
     weight: float = 0.0
-    tolerance: float = 1e-7
-    seconds: float | None = None
 
 
 @dataclass
-class DisplacementStage:
+class DisplacementStage(IterativeStage):
     """A displacement field with a weighted penalty; see :class:`usreg.registration.FreeField`."""
 
-    stage: str
-    levels: list[float] = field(default_factory=lambda: [4.0, 2.0, 1.0])
-    iterations: list[int] = field(default_factory=lambda: [100, 70, 30])
-    loss: dict[str, Any] = field(default_factory=dict)
-    labels_weight: float | None = None
     step: float = 0.25
     sigma_gradient: float = 0.5
     sigma_field: float = 0.0
     regulariser: str = "gradient"
     weight: float = 2.0
-    tolerance: float = 1e-7
-    seconds: float | None = None
 
 
 @dataclass
