@@ -6,13 +6,14 @@ register_loss``), or in a file of this folder (``from .utils import register_los
 
 from __future__ import annotations
 
-from . import dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse
+from . import dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse, mutual_information
 from .dice_smooth import DiceSmoothLoss
 from .lncc import LNCCImageLoss
 from .lncc_dice import LNCCWithDice
 from .lncc_dvf import LNCCWithDVFSupervision
 from .lncc_smooth import LNCCWithSmoothness
 from .mse import MSEImageLoss
+from .mutual_information import MutualInformationImageLoss
 from .utils import LOSS_REGISTRY, build_loss, register_loss, validate_smoothing_params
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LNCCWithDice",
     "LNCCWithSmoothness",
     "MSEImageLoss",
+    "MutualInformationImageLoss",
     "build_loss",
     "dice_smooth",
     "lncc",
@@ -30,6 +32,7 @@ __all__ = [
     "lncc_dvf",
     "lncc_smooth",
     "mse",
+    "mutual_information",
     "register_loss",
     "validate_smoothing_params",
 ]
