@@ -60,8 +60,8 @@ def _sigma_ratio(loss: Any) -> float:
     """
     if not hasattr(loss, "_usreg_sigma_ratio"):
         spread = 0.0 if loss.preterm is None else float(loss.preterm)
-        ratio = (loss.num_bins - 1) / (2.0 * spread) ** 0.5 if spread > 0 else 0.0
-        loss._usreg_sigma_ratio = float(f"{ratio:.6g}")  # MONAI rounds to float32
+        found = (loss.num_bins - 1) / (2.0 * spread) ** 0.5 if spread > 0 else 0.0
+        loss._usreg_sigma_ratio = float(f"{found:.6g}")  # MONAI rounds to float32
     ratio: float = loss._usreg_sigma_ratio
     return ratio
 
