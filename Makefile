@@ -31,7 +31,7 @@ GPU_PACKAGES := pytest-xdist>=3.6
 
 # In two processes, each of which takes whole files: the tests of a file share what is slow to make. Threads that wait
 # sleep, so that they do not slow the other process down.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
