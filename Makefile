@@ -113,7 +113,8 @@ $(VENV)/triton-%/.installed: | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) triton==$*
 	@touch $@
 
-budgets: setup $(TRITONS:%=$(VENV)/triton-%/.installed) ## what older Tritons compile: sm_80 and sm_90, float32 and float16
+budgets: setup $(TRITONS:%=$(VENV)/triton-%/.installed) ## what Triton compiles for all targets and dtypes, and older ones for some
+	USREG_BUDGETS=all $(BIN)/python -m pytest tests/kernels/test_triton_compiled.py
 	set -e; for version in $(TRITONS); do echo "Triton $$version"; PYTHONPATH=$(abspath $(VENV))/triton-$$version USREG_BUDGETS=few \
 	  $(BIN)/python -m pytest tests/kernels/test_triton_compiled.py tests/kernels/test_triton_plan.py; done
 

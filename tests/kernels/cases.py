@@ -199,7 +199,7 @@ ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 
 
 def interpreted(case: Case) -> Case:
-    """The case for Triton's interpreter, which takes as long for each operation of a program as for a thousand voxels.
+    """The case for Triton's interpreter, which takes as long for an operation on one voxel as on a thousand.
 
     Four squarings, which a backward pass still goes back over in two parts of unequal length; and one sample, where the
     kernels are those of a composition, or count samples and channels as one axis.
