@@ -1,4 +1,4 @@
-"""Triton's interpreter without the work that it repeats: a case of many small programs takes less than half the time.
+"""Triton's interpreter without the work that it repeats: an integration takes about two thirds of the time.
 
 The interpreter replaces the functions of ``triton.language`` at the launch of a kernel, and puts them back after it. At
 each call of a function by a kernel it looks once more through all of their names, and finds nothing left to replace.
