@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..errors import ConfigError
 from ..registry import Registry, as_number
+from .call import FunctionLoss
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,18 @@ def build_loss(cfg: Mapping[str, Any]) -> nn.Module:
         says, images (B, 1, D, H, W), fields (B, 3, D, H, W) in voxels; it returns a scalar to minimise.
 
     Raises:
-        ConfigError: an unknown name, a key or value that the factory refuses.
+        ConfigError: an unknown name, a key or value that the factory refuses, a factory that returns no loss.
     """
-    return LOSS_REGISTRY.build(cfg)
+    loss: Any = LOSS_REGISTRY.build(cfg)
+    if isinstance(loss, nn.Module):
+        return loss
+    if callable(loss) and not isinstance(loss, type):
+        return FunctionLoss(loss)
+    given = f"the class {loss.__name__}" if isinstance(loss, type) else repr(loss)
+    raise ConfigError(
+        f"the factory of the loss '{cfg.get('name')}' returned {given}; it must return a module, or a function of "
+        "(warped, fixed). Does it end with 'return'?"
+    )
 
 
 def validate_smoothing_params(smooth_nr: float | str, smooth_dr: float | str) -> tuple[float, float]:

@@ -9,8 +9,8 @@ import torch
 
 from ..errors import ConfigError
 from ..losses import LOSS_REGISTRY
+from ..losses.call import WARPED_LABEL, LossCall
 from ..losses.lncc_dice import DiceTerm
-from ..training.loss_call import WARPED_LABEL, LossCall
 from .sides import Side, flat_axis
 
 LABELS = (*WARPED_LABEL, "fixed_label")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from torch import nn
 from ..errors import ConfigError, DataError
 
 FORMAT = "usreg.checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when the meaning of an entry changes; a reader refuses versions that it does not know."""
 
 LAST = "last.pt"
@@ -25,7 +26,7 @@ BEST_EPE = "best_epe.pt"
 IN_A_FOLDER = (BEST_LOSS, LAST)
 """The checkpoints of a run's folder, the first one found."""
 
-ENTRIES = ("model", "optimizer", "scaler", "progress", "random", "config")
+ENTRIES = ("model", "loss", "optimizer", "scaler", "progress", "random", "config")
 """The entries of a checkpoint beside its format: plain containers and tensors, so that loading runs no code."""
 
 NAMED_IN_ERRORS = 4
@@ -38,12 +39,17 @@ def save_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:
     Args:
         path: the file; its folder exists.
         entries: a value for each of :data:`ENTRIES`.
+
+    Raises:
+        OSError: the file cannot be written: a full disk, a folder that is read-only.
     """
     content = {"format": FORMAT, "version": FORMAT_VERSION, **{key: entries[key] for key in ENTRIES}}
+    whole = io.BytesIO()  # written by ourselves: torch would not say why the system refuses a file
+    torch.save(content, whole)
     temporary = path.with_name(f".{path.name}.new")  # in the same folder: a rename within a file system is atomic
     try:
         with temporary.open("wb") as file:
-            torch.save(content, file)
+            file.write(whole.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -85,6 +91,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} is a file of torch but no checkpoint of usreg (it lacks format: {FORMAT})")
+    if content.get("version") == 1:
+        content = _of_version_1(content)
     if content.get("version") != FORMAT_VERSION:
         raise DataError(
             f"{path} has checkpoint version {content.get('version')}, this usreg reads version {FORMAT_VERSION}: "
@@ -94,6 +102,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path} is no whole checkpoint: it lacks {', '.join(missing)}")
     return content
+
+
+def _of_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of version 1, which counted batches and knew no state of a loss, in the present form."""
+    progress, training = dict(content.get("progress", {})), content.get("config", {}).get("training", {})
+    samples = progress.pop("batch", 0) * training.get("batch_size", 1) * len(content.get("random", ()))
+    progress |= {"samples": samples, "size": 0, "seed": training.get("seed", 0), "pending": False}
+    return {"loss": {}, **content, "version": FORMAT_VERSION, "progress": progress}
 
 
 SAME_KEYS = "give the same keys, or train without training.resume"
@@ -113,24 +129,44 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, wa
         ConfigError: the checkpoint is another model's; names the keys and shapes that differ, and both models.
     """
     theirs, ours = checkpoint["model"], model.state_dict()
-    differences = [
-        *_listed("missing in the checkpoint", [k for k in ours if k not in theirs]),
-        *_listed("unknown to the model", [k for k in theirs if k not in ours]),
-        *_listed(
-            "of another shape",
-            [
-                f"{k} {tuple(theirs[k].shape)} instead of {tuple(ours[k].shape)}"
-                for k in ours
-                if k in theirs and theirs[k].shape != ours[k].shape
-            ],
-        ),
-    ]
+    differences = _differences(theirs, ours, "the model")
     if differences:
         raise ConfigError(
             f"{path} is a checkpoint of another model: {'; '.join(differences)}. It was trained with "
             f"model: {checkpoint['config'].get('model')}; {way_out}"
         )
     model.load_state_dict(theirs)
+
+
+def load_loss(loss: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Copy what a checkpoint's loss kept, its own weights and buffers, into a loss that has the same.
+
+    A loss that keeps nothing may be replaced by another one that keeps nothing.
+
+    Raises:
+        ConfigError: the checkpoint is of a loss that keeps something else; names it.
+    """
+    theirs, ours = checkpoint["loss"], loss.state_dict()
+    if differing := _differences(theirs, ours, "the loss"):
+        raise ConfigError(
+            f"{path} is of another loss, with weights or buffers of its own: {'; '.join(differing)}. It was trained "
+            f"with loss: {checkpoint['config'].get('loss')}; {SAME_KEYS}"
+        )
+    loss.load_state_dict(theirs)
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], owner: str) -> list[str]:
+    """What keeps a checkpoint's weights from being those of a module, in words."""
+    shapes = [
+        f"{k} {tuple(theirs[k].shape)} instead of {tuple(ours[k].shape)}"
+        for k in ours
+        if k in theirs and theirs[k].shape != ours[k].shape
+    ]
+    return [
+        *_listed("missing in the checkpoint", [k for k in ours if k not in theirs]),
+        *_listed(f"unknown to {owner}", [k for k in theirs if k not in ours]),
+        *_listed("of another shape", shapes),
+    ]
 
 
 def _listed(kind: str, keys: list[str]) -> list[str]:

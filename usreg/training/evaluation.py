@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import nn
 
+from ..losses.call import LossCall
 from ..metrics import MetricTable, evaluate_metrics, identity_inputs, model_inputs
 from .batches import Batches
-from .loss_call import LossCall
+from .interrupts import Stopped, StopRequest
 from .nonfinite import nonfinite
 
 
@@ -48,16 +49,38 @@ class Evaluator:
         self._identity: dict[str, float | None] | None = None
 
     @torch.no_grad()
-    def run(self) -> Evaluation:
-        """Validate on all processes together; every one of them gets the result."""
+    def run(self, stop: StopRequest | None = None) -> Evaluation:
+        """Validate on all processes together; every one of them gets the result.
+
+        Args:
+            stop: looked at before every batch.
+
+        Raises:
+            Stopped: a process was asked to stop.
+        """
+        losses = [self.loss_call.loss] if isinstance(self.loss_call.loss, nn.Module) else []
         if self.accelerator.num_processes > 1:
-            broadcast(list(self.model.buffers()))  # else each process would use running statistics of its own
-        self.model.eval()
+            # Else each process would use running statistics of its own.
+            broadcast([buffer for module in (self.model, *losses) for buffer in module.buffers()])
+        for module in (self.model, *losses):
+            module.eval()
         records: list[dict[str, Any]] = []
-        for host_batch in self.batches.epoch():
-            batch = send_to_device(host_batch, self.accelerator.device, non_blocking=True)
-            records.append(self._record(batch))
+        batches = self.batches.epoch()
+        for _ in range(self.batches.sampler.rounds):
+            self._look_at(stop)
+            host_batch = next(batches, None)
+            if host_batch is not None:
+                batch = send_to_device(host_batch, self.accelerator.device, non_blocking=True)
+                records.append(self._record(batch))
         return self._summary(gather_object(send_to_device(records, "cpu")))
+
+    def _look_at(self, stop: StopRequest | None) -> None:
+        """Raise Stopped in all processes where one of them was asked to stop."""
+        asked = stop is not None and stop.requested
+        if self.accelerator.num_processes > 1:
+            asked = bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)) > 0)
+        if asked:
+            raise Stopped
 
     def _record(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and metrics of a batch; metrics left out where something is not finite."""

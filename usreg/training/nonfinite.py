@@ -81,12 +81,15 @@ def describe_skips(counts: Mapping[str, int]) -> str:
 class RunningStatistics:
     """A copy of the running statistics of a network's normalisation layers, to undo what a bad batch did to them.
 
+    And of all buffers of a loss, whatever it keeps in them.
+
     A forward pass over a NaN makes batch normalisation's running mean NaN for good: the batch can be skipped, its
     trace in these buffers cannot, unless they are put back.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module | None = None) -> None:
         self.live = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in RUNNING_STATISTICS]
+        self.live += list(loss.buffers()) if loss is not None else []
         self.kept = [b.clone() for b in self.live]
 
     def keep(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from ..errors import ConfigError
 from .evaluation import Evaluation
 from .nonfinite import StepReport, no_skips
 
@@ -17,7 +18,10 @@ class TrainingProgress:
 
     Attributes:
         epoch: complete epochs, also the index of the one in progress.
-        batch: batches of that epoch that this process is through with.
+        samples: samples of that epoch that all processes together are through with.
+        size: samples of an epoch; 0 before the first one.
+        seed: of the order of the samples.
+        pending: whether the epoch's steps are done and its validation is not.
         step: steps of the whole run, skipped ones included.
         trained: steps of the whole run that changed the weights.
         loss_sum: sum of the losses of this epoch's steps that were not skipped.
@@ -29,7 +33,10 @@ class TrainingProgress:
     """
 
     epoch: int = 0
-    batch: int = 0
+    samples: int = 0
+    size: int = 0
+    seed: int = 0
+    pending: bool = False
     step: int = 0
     trained: int = 0
     loss_sum: float = 0.0
@@ -48,10 +55,10 @@ class TrainingProgress:
         """As a plain dictionary."""
         return asdict(self)
 
-    def count(self, report: StepReport) -> None:
-        """Count a step."""
+    def count(self, report: StepReport, samples: int) -> None:
+        """Count a step, and the samples that all processes together took for it."""
         self.step += 1
-        self.batch += 1
+        self.samples = min(self.samples + samples, self.size)
         if report.bad is None:
             self.trained += 1
             self.loss_count += 1
@@ -80,8 +87,37 @@ class TrainingProgress:
         """Start again with the lowest values."""
         self.best_val_loss = self.best_epe = math.inf
 
+    @property
+    def complete(self) -> bool:
+        """Whether all samples of the epoch were used."""
+        return self.samples >= self.size
+
+    def go_on_with(self, size: int, seed: int, path: object) -> None:
+        """Check that the samples that are left of a resumed epoch are those that the old run would have used.
+
+        Args:
+            size: samples of an epoch now.
+            seed: of their order now.
+            path: the checkpoint, for the error.
+
+        Raises:
+            ConfigError: inside an epoch, another number of samples or another seed: their order is another one.
+        """
+        if not self.size:  # nothing trained yet, or a checkpoint of a version that did not know the size
+            self.samples, self.size, self.seed = min(self.samples, size), size, seed
+            return
+        if 0 < self.samples < self.size and (size, seed) != (self.size, self.seed):
+            raise ConfigError(
+                f"{path} is {self.samples} samples into epoch {self.epoch + 1}, of {self.size} samples in the order of "
+                f"seed {self.seed}; now there are {size} samples and training.seed is {seed}, so that some would be "
+                "skipped and others used twice. Give the same dataset and seed, or resume from a "
+                "checkpoint of a whole epoch"
+            )
+        self.samples = size if self.complete else self.samples
+        self.size, self.seed = size, seed
+
     def next_epoch(self) -> None:
-        """Move on to the first batch of the next epoch."""
+        """Move on to the first sample of the next epoch."""
         self.epoch += 1
-        self.batch = 0
+        self.samples = 0
         self.loss_sum, self.loss_count, self.epoch_skips = 0.0, 0, no_skips()

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradScalerKwargs, broadcast_object_list, set_seed
+from accelerate.utils import GradScalerKwargs, broadcast, broadcast_object_list, set_seed
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -19,9 +19,9 @@ from ..datasets import build_dataset, collate
 from ..errors import ConfigError, DataError, UsageError
 from ..io.manifest import NoCasesError
 from ..losses import build_loss
+from ..losses.call import LossCall
 from .batches import Batches, EpochBatches
-from .checkpoints import Resume, find_resume, load_optimizer, load_weights
-from .loss_call import LossCall
+from .checkpoints import Resume, find_resume, load_loss, load_optimizer, load_weights
 from .metrics_file import MetricsFile
 from .progress import TrainingProgress
 from .randomness import restore_random_state
@@ -44,6 +44,8 @@ class Run:
     Attributes:
         config: the checked config; ``plain_config`` is the same as plain containers.
         model: the network as prepared for training, possibly inside a parallel wrapper; ``network`` is itself.
+        loss: the loss module, which may have weights and buffers of its own; ``loss_call`` calls it.
+        trained: the weights that the optimizer changes: the network's, then the loss's.
         folder: the run's folder, which exists.
         val: the validation batches; None for a run without validation.
         metrics: the table behind metrics.csv; trackers and metrics file are used only by the main process.
@@ -55,7 +57,9 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     network: nn.Module
+    loss: nn.Module
     loss_call: LossCall
+    trained: list[nn.Parameter]
     optimizer: Any
     train: Batches
     val: Batches | None
@@ -78,23 +82,27 @@ def prepare_run(config: Config) -> Run:
     train_set, val_set = _dataset(config, "train"), _validation_set(config)
     set_seed(training.seed)
     network = build_for_size(config.model, tuple(config.image_size), accelerator.device)
-    loss = build_loss(config.loss)
+    loss = build_loss(config.loss).to(accelerator.device)
+    loss_call = LossCall(loss)
     resume = find_resume(training.resume, training.save_dir, project_folder(config.project))
 
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    if not parameters:
+    if not any(p.requires_grad for p in network.parameters()):
         raise ConfigError(f"model '{config.model['name']}' has no parameters to train")
+    trained = [p for module in (network, loss) for p in module.parameters() if p.requires_grad]
     settings = config.optimizer
-    optimizer = OPTIMIZERS[settings.name](parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = OPTIMIZERS[settings.name](trained, lr=settings.lr, weight_decay=settings.weight_decay)
     model, optimizer = accelerator.prepare(network, optimizer)
-    loss_call = LossCall(loss.to(accelerator.device))
+    if accelerator.num_processes > 1:
+        broadcast([*loss.parameters(), *loss.buffers()])
     datasets = [train_set, val_set] if val_set is not None else [train_set]
-    try_out(config.model, network, loss_call, datasets, accelerator.device)
+    try_out(config.model, network, loss_call, datasets, training.batch_size, accelerator.device)
 
     # Each process has its own stream from here on: their dropout masks must differ.
     set_seed(training.seed, device_specific=True)
-    progress = _restore(resume, network, optimizer, accelerator) if resume is not None else TrainingProgress()
+    parts = network, loss, optimizer
+    progress = _restore(resume, *parts, accelerator) if resume is not None else TrainingProgress()
     _check_work_left(config, progress, resume)
+    progress.go_on_with(len(cast(Sized, train_set)), training.seed, resume.path if resume is not None else "")
     folder, metrics = _folder(config, accelerator, resume, progress)
     plain_config = asdict(config)
     return Run(
@@ -103,7 +111,9 @@ def prepare_run(config: Config) -> Run:
         accelerator=accelerator,
         model=model,
         network=network,
+        loss=loss,
         loss_call=loss_call,
+        trained=trained,
         optimizer=optimizer,
         train=_batches(config, accelerator, train_set, shuffle=True),
         val=_batches(config, accelerator, val_set, shuffle=False) if val_set is not None else None,
@@ -166,9 +176,12 @@ def _batches(config: Config, accelerator: Accelerator, dataset: Dataset[Any], sh
     return Batches(dataset, sampler, collate, training.num_workers, pin_memory=accelerator.device.type == "cuda")
 
 
-def _restore(resume: Resume, network: nn.Module, optimizer: Any, accelerator: Accelerator) -> TrainingProgress:
+def _restore(
+    resume: Resume, network: nn.Module, loss: nn.Module, optimizer: Any, accelerator: Accelerator
+) -> TrainingProgress:
     """Put a checkpoint's state into the parts of a run; its progress."""
     load_weights(network, resume.content, resume.path)
+    load_loss(loss, resume.content, resume.path)
     load_optimizer(optimizer.optimizer, resume.content, resume.path)
     if accelerator.scaler is not None and resume.content["scaler"] is not None:
         accelerator.scaler.load_state_dict(resume.content["scaler"])
@@ -184,7 +197,7 @@ def _check_work_left(config: Config, progress: TrainingProgress, resume: Resume 
         ("epochs", progress.epoch, training.epochs),
         ("max_steps", progress.step, training.max_steps),
     ):
-        if resume is not None and wanted is not None and done >= wanted:
+        if resume is not None and wanted is not None and done >= wanted and not progress.pending:
             raise UsageError(
                 f"nothing is left to train: {resume.path} has {done} {key.replace('max_', '')} behind it, and "
                 f"training.{key} is {wanted}. Give a larger training.{key}, or start a new run without training.resume"

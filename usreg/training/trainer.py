@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import broadcast, gather_object, send_to_device
 
-from ..errors import UsageError
+from ..errors import ConfigError, UsageError
 from .checkpoints import BEST_EPE, BEST_LOSS, LAST, save_checkpoint
 from .console import Rate, Reporter, StepBar, duration, metrics_table
 from .evaluation import Evaluation, Evaluator
-from .interrupts import StopRequest
+from .interrupts import Stopped, StopRequest
 from .nonfinite import RunningStatistics, StepReport, describe_skips, read_step
 from .randomness import capture_random_state
 from .setup import Run
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and did so after a whole step."""
 
 
 class Trainer:
@@ -37,7 +34,7 @@ class Trainer:
         self.evaluator = (
             Evaluator(run.accelerator, run.network, run.loss_call, run.val) if run.val is not None else None
         )
-        self.statistics = RunningStatistics(run.network)
+        self.statistics = RunningStatistics(run.network, run.loss)
         self.last_evaluation: Evaluation | None = None
         self.started, self._first_step = time.perf_counter(), self.progress.step
 
@@ -51,13 +48,8 @@ class Trainer:
         with StopRequest() as stop, self.reporter.steps(self._total_steps(), self.progress.step) as bar:
             while not self._finished():
                 rate = Rate()
-                try:
-                    self._train_epoch(rate, stop, bar)
-                except Stopped:
-                    if self.progress.trained:
-                        self._save(LAST)
-                    raise
-                self._end_epoch(rate, bar)
+                self._train_epoch(rate, stop, bar)
+                self._end_epoch(rate, stop, bar)
 
     def step(self, batch: dict[str, Any], stop: StopRequest) -> StepReport:
         """One optimisation step on a batch that is on the device; skipped where anything in it is NaN or Inf.
@@ -67,10 +59,18 @@ class Trainer:
             stop: notes whether this process is asked to stop after this step.
         """
         run = self.run
+        if run.accelerator.num_processes > 1:
+            broadcast(list(run.loss.buffers()))  # a parallel wrapper does so with those of the network
         self.statistics.keep()
         warped, ddf = run.model(batch["moving"], batch["fixed"])
         loss = run.loss_call(warped, ddf, batch)
+        if not loss.requires_grad:
+            raise ConfigError(
+                f"the loss {type(run.loss).__name__} has no gradient with respect to the prediction, so that nothing "
+                "would be trained: compute it with torch from warped or pred_dvf, without detach, no_grad or rounding"
+            )
         run.accelerator.backward(loss)
+        self._share_loss_gradients()
         norm = self._clip_gradients()
 
         report = read_step(  # the one host sync of a step
@@ -86,47 +86,76 @@ class Trainer:
         run.optimizer.zero_grad(set_to_none=True)
         return report
 
+    def _share_loss_gradients(self) -> None:
+        """Average the gradients of the loss's own parameters over the processes: no parallel wrapper does."""
+        accelerator = self.run.accelerator
+        if accelerator.num_processes == 1:
+            return
+        for parameter in self.run.loss.parameters():
+            if parameter.requires_grad:
+                own = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                parameter.grad = accelerator.reduce(own, reduction="mean")
+
     def _clip_gradients(self) -> torch.Tensor:
         """Scale the gradients down to the largest norm allowed; the norm that they had."""
         limit = self.run.config.training.clip_grad_norm
-        parameters = self.run.model.parameters()
-        return self.run.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        return self.run.accelerator.clip_grad_norm_(self.run.trained, math.inf if limit is None else limit)
 
     def _train_epoch(self, rate: Rate, stop: StopRequest, bar: StepBar) -> None:
         """The steps of an epoch, or what is left of them."""
         run, progress = self.run, self.progress
         run.model.train()
+        run.loss.train()
         device, world = run.accelerator.device, run.accelerator.num_processes
         title = f"epoch {progress.epoch + 1}/{run.config.training.epochs}"
-        for host_batch in run.train.epoch(progress.epoch, progress.batch):
-            if self._out_of_steps():
-                return
+        for host_batch in self._loaded(progress.epoch, progress.samples):
             batch = send_to_device(host_batch, device, non_blocking=True)
             report = self.step(batch, stop)
-            progress.count(report)
+            progress.count(report, run.config.training.batch_size * world)
             rate.add(len(batch["moving"]) * world)
             bar.update(title, report.loss, rate.value)
             if report.bad is None:
                 self._track({"train/step_loss": report.loss})
             if report.stop:
+                self._save_trained()
                 raise Stopped
 
-    def _end_epoch(self, rate: Rate, bar: StepBar) -> None:
-        """Validate where it is due, record, move on and save."""
+    def _loaded(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
+        """The batches of an epoch; where one cannot be loaded, what was trained until then is saved first."""
+        batches = self.run.train.epoch(epoch, start)
+        while not self._out_of_steps():
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception:
+                if self.run.accelerator.num_processes == 1:  # saving takes all processes, and the others go on
+                    self._save_trained()
+                raise
+            yield batch
+
+    def _end_epoch(self, rate: Rate, stop: StopRequest, bar: StepBar) -> None:
+        """Save, validate where it is due, record, move on and save again.
+
+        The first checkpoint holds the epoch's work, whatever happens to the validation; a run that is resumed from it
+        validates first. The best ones are written while it stands, so that none of them is ever missing.
+        """
         progress, training = self.progress, self.run.config.training
         samples_per_second = rate.value  # before validation takes its time
         self._check_trained()
         number = progress.epoch + 1
-        complete = progress.batch >= len(self.run.train)
-        last = self._out_of_steps() or (complete and number == training.epochs)
+        last = self._out_of_steps() or (progress.complete and number == training.epochs)
         evaluation = None
         if self.evaluator is not None and (last or number % training.val_every == 0):
+            progress.pending = True
+            self._save_trained()
             bar.label(f"validating after epoch {number}")
-            evaluation = self.last_evaluation = self.evaluator.run()
+            evaluation = self.last_evaluation = self.evaluator.run(stop)
+            progress.pending = False
         self._record(number, samples_per_second, evaluation)
         self._show(number, samples_per_second, evaluation)
         better_loss, better_epe = progress.note_best(evaluation) if evaluation is not None else (False, False)
-        if complete:
+        if progress.complete:
             progress.next_epoch()
         self._save(*[BEST_LOSS] * better_loss, *[BEST_EPE] * better_epe, LAST)
 
@@ -177,6 +206,11 @@ class Trainer:
             self.reporter.warn(f"validation: {evaluation.skipped} batches skipped (NaN or Inf)")
         self.reporter.console.print(metrics_table(f"validation after epoch {epoch}", evaluation))
 
+    def _save_trained(self) -> None:
+        """Write last.pt if any step changed a weight."""
+        if self.progress.trained:
+            self._save(LAST)
+
     def _save(self, *names: str) -> None:
         """Write checkpoints of the present state; all processes take part, the main one writes."""
         run = self.run
@@ -185,6 +219,7 @@ class Trainer:
             return
         entries = {
             "model": run.network.state_dict(),
+            "loss": run.loss.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else None,
             "progress": self.progress.plain(),
@@ -199,8 +234,9 @@ class Trainer:
             tracker.log(scalars, self.progress.step)
 
     def _total_steps(self) -> int:
-        training = self.run.config.training
-        total = training.epochs * len(self.run.train)
+        training, progress = self.run.config.training, self.progress
+        left = (training.epochs - progress.epoch - 1) * len(self.run.train)
+        total = progress.step + left + self.run.train.sampler.left(progress.samples)
         return total if training.max_steps is None else min(total, training.max_steps)
 
     def _out_of_steps(self) -> bool:
@@ -208,6 +244,8 @@ class Trainer:
         return limit is not None and self.progress.step >= limit
 
     def _finished(self) -> bool:
+        if self.progress.pending:
+            return False
         return self._out_of_steps() or self.progress.epoch >= self.run.config.training.epochs
 
     def _remaining(self) -> str:
