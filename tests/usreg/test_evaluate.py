@@ -178,6 +178,8 @@ def untrained(config_file: Path, path: Path, shift: float = 0.0) -> Path:
     entries = {
         "model": state,
         "loss": {},
+        "scheduler": None,
+        "ema": None,
         "optimizer": {},
         "scaler": None,
         "progress": {},

@@ -66,7 +66,8 @@ class LossCall:
     ``warped_label``, or ``warped_moving_label``, is the moving label under the predicted field, linear and
     differentiable. Outside the volume it goes on as an attribute ``label_warp_padding_mode`` of the loss says:
     ``border`` where there is none. ``mask`` is what a registration of a pair passes for the part of the fixed grid that
-    counts, (B, 1, D, H, W) from 0 to 1; it is None in training.
+    counts, (B, 1, D, H, W) from 0 to 1; it is None in training. A loss that takes more than it uses may name what it
+    wants in an attribute ``wants``.
 
     Args:
         loss: the loss module, possibly wrapped (``torch.compile``, a parallel wrapper) or a plain function.
@@ -87,6 +88,10 @@ class LossCall:
         if isinstance(_innermost(loss), nn.Module) and not isinstance(_innermost(loss), FunctionLoss):
             wanted = _with_fields_by_place(wanted, len(positional), type(loss).__name__)
 
+        wants = getattr(_innermost(loss), "wants", None)
+        if wants is not None:
+            wanted = [(p, key if key in (*FIELDS, *wants) else None) for p, key in wanted]
+
         self._by_place: tuple[str, ...] = ()
         if takes_any and tuple(key for _, key in wanted[: len(positional[2:])]) == FIELDS[: len(positional[2:])]:
             self._by_place = FIELDS
@@ -100,6 +105,7 @@ class LossCall:
         filled = (*self._by_place, *self._by_name.values())
         self.dvf_aware = set(FIELDS) <= set(filled)
         self.extras = tuple(key for key in filled if key not in FIELDS)
+        self.warps_label = not set(WARPED_LABEL).isdisjoint(filled)
 
         unfilled = [p for p, key in wanted if key is None]
         needed = [p.name for p in unfilled if p.default is inspect.Parameter.empty]
@@ -134,8 +140,8 @@ class LossCall:
             ConfigError: the dictionary has no entry ``loss``.
         """
         known = {"pred_dvf": ddf, "gt_dvf": batch.get("dvf")}
-        if wanted := set(self.extras).intersection(WARPED_LABEL):
-            known |= dict.fromkeys(wanted, self._warped_label(ddf, batch))
+        if self.warps_label:
+            known |= dict.fromkeys(WARPED_LABEL, self._warped_label(ddf, batch))
         values = [known[key] if key in known else batch.get(key) for key in (*self._by_place, *self._by_name.values())]
         places = len(self._by_place)
         result = self.loss(
@@ -151,7 +157,7 @@ class LossCall:
         return result[TOTAL], {str(name): _detached(term) for name, term in result.items() if name != TOTAL}
 
     def _warped_label(self, ddf: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor | None:
-        if "warped_label" in batch:
+        if batch.get("warped_label") is not None:
             return batch["warped_label"]
         label = batch.get("moving_label")
         return None if label is None else warp(label, ddf, padding_mode=self.label_padding)

@@ -36,8 +36,12 @@ def register_loss(name: str) -> Callable[[F], F]:
     return LOSS_REGISTRY.register(name)
 
 
-def build_loss(cfg: Mapping[str, Any]) -> nn.Module:
+def build_loss(cfg: Mapping[str, Any], **defaults: Any) -> nn.Module:
     """Build the loss of a config section: ``name``, and the factory's keys (``params`` is merged under them).
+
+    Args:
+        cfg: the section.
+        defaults: keys for the factories that name them, where the section does not set them.
 
     Returns:
         A module called as ``loss(warped, fixed)`` or ``loss(warped, fixed, pred_dvf, gt_dvf)``, as its ``forward``
@@ -46,7 +50,7 @@ def build_loss(cfg: Mapping[str, Any]) -> nn.Module:
     Raises:
         ConfigError: an unknown name, a key or value that the factory refuses, a factory that returns no loss.
     """
-    loss: Any = LOSS_REGISTRY.build(cfg)
+    loss: Any = LOSS_REGISTRY.build(cfg, **defaults)
     if isinstance(loss, nn.Module):
         return loss
     if callable(loss) and not isinstance(loss, type):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -73,8 +73,8 @@ def missing_inputs(name: str, inputs: Mapping[str, Any]) -> list[str]:
 
 
 @torch.no_grad()
-def evaluate_metrics(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor | None]:
-    """Every registered metric on one batch.
+def evaluate_metrics(inputs: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, torch.Tensor | None]:
+    """Every registered metric on one batch, but for those to do without.
 
     Returns:
         By metric, the values (B,) or, per label, (B, L), NaN where there is no value; None for a metric whose inputs
@@ -83,6 +83,8 @@ def evaluate_metrics(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor | None
     values: dict[str, torch.Tensor | None] = {}
     samples = next((len(value) for value in inputs.values() if isinstance(value, torch.Tensor)), 0)
     for name, metric in METRIC_REGISTRY.items():
+        if name in without:
+            continue
         if missing_inputs(name, inputs):
             values[name] = None
             continue

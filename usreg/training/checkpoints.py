@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 from collections.abc import Mapping
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from yaml import YAMLError
 
 from ..errors import ConfigError, DataError
 
@@ -21,12 +25,13 @@ FORMAT_VERSION = 2
 
 LAST = "last.pt"
 BEST_LOSS = "best_val_loss.pt"
-BEST_EPE = "best_epe.pt"
+EVERY = "epoch_{:04d}.pt"
+"""The checkpoint of a complete epoch, where the newest of them are kept."""
 
 IN_A_FOLDER = (BEST_LOSS, LAST)
 """The checkpoints of a run's folder, the first one found."""
 
-ENTRIES = ("model", "loss", "optimizer", "scaler", "progress", "random", "config")
+ENTRIES = ("model", "loss", "optimizer", "scheduler", "ema", "scaler", "progress", "random", "config")
 """The entries of a checkpoint beside its format: plain containers and tensors, so that loading runs no code."""
 
 NAMED_IN_ERRORS = 4
@@ -58,8 +63,28 @@ def save_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:
         raise
 
 
+def signature(path: Path) -> tuple[int, ...] | None:
+    """What tells whether a file is still the one that was written; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _chosen(run: Path) -> list[str]:
+    """The best checkpoint by the first metric that the run's config selects by."""
+    try:
+        best = OmegaConf.select(OmegaConf.load(run / "config.yaml"), "training.best")
+    except (OSError, YAMLError, OmegaConfBaseException):
+        return []
+    return [f"best_{str(best[0]).partition(':')[0]}.pt"] if best else []
+
+
 def find_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run: the file itself, or of a folder the one with the lowest validation loss, else the last.
+    """The checkpoint of a run: the file itself, or of a folder the best one by the first of its ``training.best``.
+
+    Where there is none, the one with the lowest validation loss, else the last.
 
     Raises:
         DataError: there is none.
@@ -68,7 +93,7 @@ def find_checkpoint(run: Path) -> Path:
         raise DataError(f"there is no checkpoint or run's folder {run}")
     if run.is_file():
         return run
-    found = next((run / name for name in IN_A_FOLDER if (run / name).is_file()), None)
+    found = next((run / name for name in (*_chosen(run), *IN_A_FOLDER) if (run / name).is_file()), None)
     if found is None:
         raise DataError(f"{run} holds no checkpoint: neither {' nor '.join(IN_A_FOLDER)} is there")
     return found
@@ -108,15 +133,20 @@ def _of_version_1(content: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint of version 1, which counted batches and knew no state of a loss, in the present form."""
     progress, training = dict(content.get("progress", {})), content.get("config", {}).get("training", {})
     samples = progress.pop("batch", 0) * training.get("batch_size", 1) * len(content.get("random", ()))
-    progress |= {"samples": samples, "size": 0, "seed": training.get("seed", 0), "pending": False}
-    return {"loss": {}, **content, "version": FORMAT_VERSION, "progress": progress}
+    progress |= {"samples": samples, "size": 0, "seed": training.get("seed", 0)}
+    best = {name: progress.pop(f"best_{name}", math.inf) for name in ("val_loss", "epe")}
+    progress["best"] = {name: value for name, value in best.items() if value < math.inf}
+    since: dict[str, Any] = {"loss": {}, "scheduler": None, "ema": None}
+    return {**since, **content, "version": FORMAT_VERSION, "progress": progress}
 
 
 SAME_KEYS = "give the same keys, or train without training.resume"
 """What to do about a checkpoint of another model, in training."""
 
 
-def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, way_out: str = SAME_KEYS) -> None:
+def load_weights(
+    model: nn.Module, checkpoint: Mapping[str, Any], path: Path, way_out: str = SAME_KEYS, *, averaged: bool = True
+) -> None:
     """Copy a checkpoint's weights into a model of the same architecture.
 
     Args:
@@ -124,11 +154,13 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, wa
         checkpoint: what :func:`load_checkpoint` read.
         path: its file, for the error.
         way_out: for the error, what to do about it.
+        averaged: take the moving average of the weights where the checkpoint has one.
 
     Raises:
         ConfigError: the checkpoint is another model's; names the keys and shapes that differ, and both models.
     """
-    theirs, ours = checkpoint["model"], model.state_dict()
+    average = checkpoint.get("ema") if averaged else None
+    theirs, ours = average["model"] if average else checkpoint["model"], model.state_dict()
     differences = _differences(theirs, ours, "the model")
     if differences:
         raise ConfigError(
@@ -182,7 +214,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Mapping[str, An
     Raises:
         ConfigError: the state does not belong to an optimizer of these weights.
     """
-    kept = [{key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups]
+    kept: list[dict[str, Any]] = [
+        {key: group[key] for key in ("lr", "weight_decay") if key in group} for group in optimizer.param_groups
+    ]
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
     except (ValueError, KeyError) as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,12 +27,18 @@ class Evaluation:
         metrics: means by name; None where the dataset does not give a metric's inputs.
         identity: the same for a field of zeros.
         skipped: batches left out of loss and metrics for a NaN or Inf in inputs or outputs.
+        terms: means of the loss's terms by name.
     """
 
     loss: float | None
     metrics: dict[str, float | None]
     identity: dict[str, float | None]
     skipped: int
+    terms: dict[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float | None:
+        """A metric by its name, or ``val_loss``; None where it is absent or was not computed."""
+        return self.loss if metric == "val_loss" else self.metrics.get(metric)
 
 
 class Evaluator:
@@ -49,11 +56,12 @@ class Evaluator:
         self._identity: dict[str, float | None] | None = None
 
     @torch.no_grad()
-    def run(self, stop: StopRequest | None = None) -> Evaluation:
+    def run(self, stop: StopRequest | None = None, without: Collection[str] = ()) -> Evaluation:
         """Validate on all processes together; every one of them gets the result.
 
         Args:
             stop: looked at before every batch.
+            without: metrics that are left out.
 
         Raises:
             Stopped: a process was asked to stop.
@@ -71,7 +79,7 @@ class Evaluator:
             host_batch = next(batches, None)
             if host_batch is not None:
                 batch = send_to_device(host_batch, self.accelerator.device, non_blocking=True)
-                records.append(self._record(batch))
+                records.append(self._record(batch, without))
         return self._summary(gather_object(send_to_device(records, "cpu")))
 
     def _look_at(self, stop: StopRequest | None) -> None:
@@ -82,14 +90,15 @@ class Evaluator:
         if asked:
             raise Stopped
 
-    def _record(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, batch: dict[str, Any], without: Collection[str]) -> dict[str, Any]:
         """Loss and metrics of a batch; metrics left out where something is not finite."""
         warped, ddf = self.model(batch["moving"], batch["fixed"])
-        loss = self.loss_call(warped, ddf, batch)
-        record: dict[str, Any] = {"samples": len(warped), "loss": None, "model": {}, "identity": {}}
+        loss, terms = self.loss_call.with_terms(warped, ddf, batch)
+        record: dict[str, Any] = {"samples": len(warped), "loss": None, "terms": {}, "model": {}, "identity": {}}
         if not nonfinite(batch["moving"], batch["fixed"], warped, ddf, loss):
             record["loss"] = float(loss)
-            record["model"] = evaluate_metrics(model_inputs(batch, warped, ddf))
+            record["terms"] = {name: float(term) for name, term in terms.items()}
+            record["model"] = evaluate_metrics(model_inputs(batch, warped, ddf), without)
         if self._identity is None and not nonfinite(batch["moving"], batch["fixed"]):
             record["identity"] = evaluate_metrics(identity_inputs(batch))
         return record
@@ -108,4 +117,7 @@ class Evaluator:
             metrics=table.means("model"),
             identity=self._identity,
             skipped=len(records) - len(good),
+            terms={name: sum(r["terms"][name] * r["samples"] for r in good) / samples for name in good[0]["terms"]}
+            if good
+            else {},
         )

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ..errors import UsageError
-from .checkpoints import BEST_EPE, BEST_LOSS, LAST, Resume
+from .checkpoints import LAST, Resume
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -21,15 +21,13 @@ SAVE_DIR = "training.save_dir=FOLDER"
 
 CONTENTS = {
     LAST: "the weights and everything else that training.resume needs",
-    BEST_LOSS: "the checkpoint with the lowest validation loss",
-    BEST_EPE: "the checkpoint with the lowest endpoint error",
     CONFIG: "every setting of this run, for --config",
     METRICS: "loss and metrics of every epoch",
     CURVES: "the same as curves",
     PICTURES: "validation cases before and after registration",
     TENSORBOARD: "event files for tensorboard --logdir",
 }
-"""What a finished run's folder may hold, and what each is for."""
+"""What a finished run's folder may hold beside the best checkpoints, and what each is for."""
 
 
 def project_folder(project: str | None) -> Path:

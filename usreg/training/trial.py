@@ -30,6 +30,7 @@ def try_out(
     datasets: Sequence[Dataset[Any]],
     batch_size: int,
     device: torch.device,
+    needed: Sequence[str] = (),
 ) -> None:
     """One forward pass with a whole batch of each dataset, and for the last one the metrics.
 
@@ -42,6 +43,7 @@ def try_out(
         datasets: for training, and for validation where there is one; the first samples of each are taken.
         batch_size: the number of samples.
         device: of the network.
+        needed: metrics that the validation set must allow, as ``training.best`` names them.
 
     Raises:
         DataError: a sample is not what a dataset must return, or its images are no pair of volumes of one shape.
@@ -76,9 +78,17 @@ def try_out(
             raise ConfigError(f"the loss cannot use {case}: {error}") from error
         if number == len(datasets) - 1 and len(datasets) > 1:
             for inputs in (model_inputs(batch, warped, ddf), identity_inputs(batch)):
-                evaluate_metrics(inputs)
+                _check_needed(needed, evaluate_metrics(inputs), case)
     if isinstance(loss, nn.Module):
         loss.load_state_dict(kept)
+
+
+def _check_needed(needed: Sequence[str], values: Mapping[str, torch.Tensor | None], case: str) -> None:
+    """Raise ConfigError where the inputs of a metric that decides are missing."""
+    for name in needed:
+        if name in values and values[name] is None:
+            present = ", ".join(["val_loss", *(other for other, value in values.items() if value is not None)])
+            raise ConfigError(f"training.best: '{name}' needs what {case} does not have; there are {present}")
 
 
 def _check_loss(result: tuple[Any, Mapping[str, torch.Tensor]]) -> None:
