@@ -175,7 +175,17 @@ def untrained(config_file: Path, path: Path, shift: float = 0.0) -> Path:
     torch.manual_seed(0)
     network = build_model(config.model, image_size=tuple(config.image_size))
     state = {key: value + shift if value.shape == (3,) else value for key, value in network.state_dict().items()}
-    entries = {"model": state, "optimizer": {}, "scaler": None, "progress": {}, "random": [], "config": asdict(config)}
+    entries = {
+        "model": state,
+        "loss": {},
+        "scheduler": None,
+        "ema": None,
+        "optimizer": {},
+        "scaler": None,
+        "progress": {},
+        "random": [],
+        "config": asdict(config),
+    }
     save_checkpoint(path, entries)
     return path
 

@@ -6,24 +6,30 @@ register_loss``), or in a file of this folder (``from .utils import register_los
 
 from __future__ import annotations
 
-from . import dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse
+from . import composed, dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse, terms
+from .composed import SumLoss
 from .dice_smooth import DiceSmoothLoss
 from .lncc import LNCCImageLoss
 from .lncc_dice import LNCCWithDice
 from .lncc_dvf import LNCCWithDVFSupervision
 from .lncc_smooth import LNCCWithSmoothness
 from .mse import MSEImageLoss
+from .terms import FieldLoss, LabelDiceLoss
 from .utils import LOSS_REGISTRY, build_loss, register_loss, validate_smoothing_params
 
 __all__ = [
     "LOSS_REGISTRY",
     "DiceSmoothLoss",
+    "FieldLoss",
     "LNCCImageLoss",
     "LNCCWithDVFSupervision",
     "LNCCWithDice",
     "LNCCWithSmoothness",
+    "LabelDiceLoss",
     "MSEImageLoss",
+    "SumLoss",
     "build_loss",
+    "composed",
     "dice_smooth",
     "lncc",
     "lncc_dice",
@@ -31,6 +37,7 @@ __all__ = [
     "lncc_smooth",
     "mse",
     "register_loss",
+    "terms",
     "validate_smoothing_params",
 ]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
-from ..losses import LOSS_REGISTRY
+from ..losses import build_loss
+from ..losses.call import WARPED_LABEL, LossCall
 from ..losses.lncc_dice import DiceTerm
-from ..training.loss_call import WARPED_LABEL, LossCall
 from .sides import Side, flat_axis
 
 LABELS = (*WARPED_LABEL, "fixed_label")
@@ -39,7 +39,7 @@ class Similarity:
     ) -> None:
         self.flat = flat_axis(fixed.grid)
         dims = 3 if self.flat is None else 2
-        self.loss = LossCall(LOSS_REGISTRY.build(section, spatial_dims=dims))
+        self.loss = LossCall(build_loss(section, spatial_dims=dims))
         self.where = f"{where}, loss '{section['name']}'"
         self.labels_weight = labels_weight
         self.channels = len(fixed.image)
