@@ -17,6 +17,7 @@ from usreg_kernels.functional import (
     folding_loss,
     gradient_smoothness_loss,
     lncc_loss,
+    mutual_information_loss,
 )
 from usreg_kernels.modules import (
     BendingEnergyLoss,
@@ -25,6 +26,7 @@ from usreg_kernels.modules import (
     FoldingLoss,
     GradientSmoothnessLoss,
     LNCCLoss,
+    MutualInformationLoss,
 )
 
 try:
@@ -40,6 +42,7 @@ __all__ = [
     "FoldingLoss",
     "GradientSmoothnessLoss",
     "LNCCLoss",
+    "MutualInformationLoss",
     "__version__",
     "available_backends",
     "bending_energy_loss",
@@ -55,6 +58,7 @@ __all__ = [
     "jacobian_determinant",
     "library",
     "lncc_loss",
+    "mutual_information_loss",
     "optim",
     "use_backend",
     "warp",

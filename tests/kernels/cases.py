@@ -27,6 +27,7 @@ TENSORS = {
     "jacobian_determinant": ("ddf",),
     "folding": ("ddf",),
     "gaussian_smooth": ("x",),
+    "mutual_information": ("pred", "target"),
 }
 """The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
 
@@ -184,6 +185,19 @@ def _gaussian_smooth() -> list[Case]:
     return [*cases, Case("gaussian_smooth", 2, {"sigma": 1.3, "truncate": 4.0})]
 
 
+def _mutual_information() -> list[Case]:
+    name, kernels = "mutual_information", ("b-spline", "gaussian")
+    cases = [Case(name, dims, {"kernel": kernel}) for dims in (1, 2, 3) for kernel in kernels]
+    cases += [Case(name, 2, {"kernel": kernel, "normalized": True, "num_bins": 9}) for kernel in kernels]
+    cases += [Case(name, 2, {"kernel": "gaussian", "sigma_ratio": ratio, "num_bins": 23}) for ratio in (0.2, 1.5)]
+    cases += [Case(name, 3, {"kernel": kernel, "reduction": r}) for kernel in kernels for r in ("sum", "none")]
+    return cases + [
+        Case(name, 3, {"kernel": kernel, "normalized": n}, mask_channels=c)
+        for kernel in kernels
+        for n, c in ((False, 1), (True, 2))
+    ]
+
+
 CASES = [
     *_lncc(),
     *_fields(),
@@ -194,6 +208,7 @@ CASES = [
     *_integrate_velocity(),
     *_jacobian(),
     *_gaussian_smooth(),
+    *_mutual_information(),
 ]
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 

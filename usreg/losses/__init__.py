@@ -6,7 +6,7 @@ register_loss``), or in a file of this folder (``from .utils import register_los
 
 from __future__ import annotations
 
-from . import composed, dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse, terms
+from . import composed, dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse, mutual_information, terms
 from .composed import SumLoss
 from .dice_smooth import DiceSmoothLoss
 from .lncc import LNCCImageLoss
@@ -14,6 +14,7 @@ from .lncc_dice import LNCCWithDice
 from .lncc_dvf import LNCCWithDVFSupervision
 from .lncc_smooth import LNCCWithSmoothness
 from .mse import MSEImageLoss
+from .mutual_information import MutualInformationImageLoss
 from .terms import FieldLoss, LabelDiceLoss
 from .utils import LOSS_REGISTRY, build_loss, register_loss, validate_smoothing_params
 
@@ -27,6 +28,7 @@ __all__ = [
     "LNCCWithSmoothness",
     "LabelDiceLoss",
     "MSEImageLoss",
+    "MutualInformationImageLoss",
     "SumLoss",
     "build_loss",
     "composed",
@@ -36,6 +38,7 @@ __all__ = [
     "lncc_dvf",
     "lncc_smooth",
     "mse",
+    "mutual_information",
     "register_loss",
     "terms",
     "validate_smoothing_params",

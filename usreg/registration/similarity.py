@@ -54,7 +54,7 @@ class Similarity:
         if any(self.masks) and "mask" not in self.loss.extras:
             raise ConfigError(
                 f"{self.where}: a mask is given, and this loss has no parameter 'mask' in its forward. Take lncc, mse, "
-                "lncc_smooth or lncc_dice, give the loss such a parameter, or leave the mask out"
+                "mutual_information, lncc_smooth or lncc_dice, give the loss such a parameter, or leave the mask out"
             )
 
     def __call__(self, warped: torch.Tensor, fixed: torch.Tensor, ddf: torch.Tensor | None = None) -> torch.Tensor:
