@@ -8,7 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from usreg_kernels import integrations, library, optim
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
-from usreg_kernels.fields import compose_ddf, gaussian_smooth, integrate_velocity, jacobian_determinant, warp
+from usreg_kernels.fields import (
+    compose_ddf,
+    gaussian_smooth,
+    integrate_velocity,
+    jacobian_determinant,
+    mind_ssc,
+    warp,
+)
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
@@ -17,6 +24,7 @@ from usreg_kernels.functional import (
     folding_loss,
     gradient_smoothness_loss,
     lncc_loss,
+    mind_loss,
 )
 from usreg_kernels.modules import (
     BendingEnergyLoss,
@@ -25,6 +33,7 @@ from usreg_kernels.modules import (
     FoldingLoss,
     GradientSmoothnessLoss,
     LNCCLoss,
+    MINDLoss,
 )
 
 try:
@@ -40,6 +49,7 @@ __all__ = [
     "FoldingLoss",
     "GradientSmoothnessLoss",
     "LNCCLoss",
+    "MINDLoss",
     "__version__",
     "available_backends",
     "bending_energy_loss",
@@ -55,6 +65,8 @@ __all__ = [
     "jacobian_determinant",
     "library",
     "lncc_loss",
+    "mind_loss",
+    "mind_ssc",
     "optim",
     "use_backend",
     "warp",

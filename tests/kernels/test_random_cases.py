@@ -21,20 +21,24 @@ from usreg_kernels.functional import LOSSES
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))
 SHARE = {
-    "lncc": 0.4,
+    "lncc": 0.35,
     "gradient_smoothness": 0.2,
-    "bending_energy": 0.15,
+    "bending_energy": 0.1,
     "dvf_mse": 0.1,
     "dvf_supervision": 0.05,
     "folding": 0.1,
+    "mind": 0.1,
 }
+WITH_MASK = ("lncc", "dvf_mse", "mind")
+"""The losses that take a mask, and any number of channels."""
+
 FAST = [(op, backend) for op in LOSSES for backend in uk.available_backends(op) if backend == "cpu"]
 
 
 @st.composite
 def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Tensors and arguments of one call of an op; at least one tensor needs a gradient."""
-    dims = draw(st.integers(1, 3))
+    dims = draw(st.integers(2 if op == "mind" else 1, 3))
     smallest = 1
     arguments: dict[str, Any] = {}
     if op == "dvf_supervision":
@@ -51,12 +55,14 @@ def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]
         arguments |= _lncc(draw, dims)
     elif op == "folding":
         arguments |= _folding(draw, dims)
+    elif op == "mind":
+        arguments |= {"radius": draw(st.integers(0, 4)), "dilation": draw(st.integers(1, 5))}
     largest = {1: 70, 2: 24, 3: 13}[dims]
     spatial = [draw(st.integers(smallest, largest)) for _ in range(dims)]
     batch = draw(st.integers(1, 2))
-    channels = draw(st.integers(1, 3)) if op in ("lncc", "dvf_mse") else dims
+    channels = draw(st.integers(1, 3)) if op in WITH_MASK else dims
     shape = (batch, channels, *spatial)
-    if op in ("lncc", "dvf_mse") and draw(st.booleans()):
+    if op in WITH_MASK and draw(st.booleans()):
         arguments["mask"] = _mask(draw, shape)
     dtype = draw(st.sampled_from(DTYPES))
     seed = draw(st.integers(0, 2**31))
