@@ -6,12 +6,14 @@ register_loss``), or in a file of this folder (``from .utils import register_los
 
 from __future__ import annotations
 
-from . import dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse
+from . import dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mind, mind_dice, mse
 from .dice_smooth import DiceSmoothLoss
 from .lncc import LNCCImageLoss
 from .lncc_dice import LNCCWithDice
 from .lncc_dvf import LNCCWithDVFSupervision
 from .lncc_smooth import LNCCWithSmoothness
+from .mind import MINDImageLoss
+from .mind_dice import MINDWithDice
 from .mse import MSEImageLoss
 from .utils import LOSS_REGISTRY, build_loss, register_loss, validate_smoothing_params
 
@@ -22,6 +24,8 @@ __all__ = [
     "LNCCWithDVFSupervision",
     "LNCCWithDice",
     "LNCCWithSmoothness",
+    "MINDImageLoss",
+    "MINDWithDice",
     "MSEImageLoss",
     "build_loss",
     "dice_smooth",
@@ -29,6 +33,8 @@ __all__ = [
     "lncc_dice",
     "lncc_dvf",
     "lncc_smooth",
+    "mind",
+    "mind_dice",
     "mse",
     "register_loss",
     "validate_smoothing_params",
