@@ -6,13 +6,27 @@ register_loss``), or in a file of this folder (``from .utils import register_los
 
 from __future__ import annotations
 
-from . import composed, dice_smooth, lncc, lncc_dice, lncc_dvf, lncc_smooth, mse, mutual_information, terms
+from . import (
+    composed,
+    dice_smooth,
+    lncc,
+    lncc_dice,
+    lncc_dvf,
+    lncc_smooth,
+    mind,
+    mind_dice,
+    mse,
+    mutual_information,
+    terms,
+)
 from .composed import SumLoss
 from .dice_smooth import DiceSmoothLoss
 from .lncc import LNCCImageLoss
 from .lncc_dice import LNCCWithDice
 from .lncc_dvf import LNCCWithDVFSupervision
 from .lncc_smooth import LNCCWithSmoothness
+from .mind import MINDImageLoss
+from .mind_dice import MINDWithDice
 from .mse import MSEImageLoss
 from .mutual_information import MutualInformationImageLoss
 from .terms import FieldLoss, LabelDiceLoss
@@ -27,6 +41,8 @@ __all__ = [
     "LNCCWithDice",
     "LNCCWithSmoothness",
     "LabelDiceLoss",
+    "MINDImageLoss",
+    "MINDWithDice",
     "MSEImageLoss",
     "MutualInformationImageLoss",
     "SumLoss",
@@ -37,6 +53,8 @@ __all__ = [
     "lncc_dice",
     "lncc_dvf",
     "lncc_smooth",
+    "mind",
+    "mind_dice",
     "mse",
     "mutual_information",
     "register_loss",
