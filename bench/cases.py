@@ -20,10 +20,11 @@ INPUTS = {
     "dvf_mse": 2,
     "dvf_supervision": 2,
     "folding": 1,
+    "mutual_information": 2,
 }
 """How many tensors each op takes."""
 
-OF_IMAGES = ("lncc", "mind")
+OF_IMAGES = ("lncc", "mind", "mutual_information")
 """The losses of two images; the others take fields."""
 
 IMAGES: dict[str, tuple[int, ...]] = {
@@ -41,6 +42,7 @@ IMAGES: dict[str, tuple[int, ...]] = {
 SHAPES_OF_FIELDS = ("64", "96", "128", "brain")
 SHAPES_OF_MIND = ("64", "128", "brain")
 SHAPES_OF_SUPERVISION = ("64", "brain")  # its terms are benchmarks of their own
+SHAPES_OF_MUTUAL_INFORMATION = ("128", "brain")  # others take seconds
 SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128", "brain", "2d", "wide")}
 """By device, the shapes of LNCC that run where none are chosen."""
 
@@ -51,7 +53,7 @@ WINDOW = 9
 WINDOWS = (3, 5, 9)
 TRAINED_WINDOWS = (3, 9)  # MONAI's default and VoxelMorph's
 ALL_WINDOWS = (3, 5, 7, 9, 11, 15)
-SCHEMES = ("forward", "central")
+SCHEMES = {"gradient_smoothness": ("forward", "central"), "mutual_information": ("b-spline", "gaussian")}
 DTYPES = (torch.float32, torch.bfloat16)
 ALL_DTYPES = (*DTYPES, torch.float16, torch.float64)
 PASSES = (True, False)
@@ -68,7 +70,7 @@ class Case:
         dtype: of each input tensor.
         backward: forward and backward, or only forward, without a gradient.
         window: LNCC's ``kernel_size``; None for the other ops.
-        scheme: of the gradient smoothness; None for the other ops.
+        scheme: of the gradient smoothness; the windows of mutual information; None for the other ops.
     """
 
     op: str
@@ -81,8 +83,13 @@ class Case:
     @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of our function."""
-        given = {"kernel_size": self.window, "scheme": self.scheme}
+        given = {"kernel_size": self.window, "kernel" if self.takes_images else "scheme": self.scheme}
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether inputs are images; else they are fields."""
+        return self.op in OF_IMAGES
 
     @property
     def passes(self) -> str:
@@ -103,7 +110,8 @@ class Case:
     @property
     def name(self) -> str:
         """In words, for titles and test ids; without blanks."""
-        extra = [f"window{self.window}"] * (self.window is not None) + [f"{self.scheme}_differences"] * (
+        kind = "windows" if self.takes_images else "differences"
+        extra = [f"window{self.window}"] * (self.window is not None) + [f"{self.scheme}_{kind}"] * (
             self.scheme is not None
         )
         return "-".join(["x".join(map(str, self.shape)), self.dtype_name, *map(str, extra), self.passes])
@@ -111,7 +119,7 @@ class Case:
     @property
     def voxels(self) -> int:
         """Voxels of an input: each channel of an image counts, the components of a field count as one."""
-        return prod(self.shape) if self.op in OF_IMAGES else prod(self.shape) // self.shape[1]
+        return prod(self.shape) if self.takes_images else prod(self.shape) // self.shape[1]
 
     @property
     def least_bytes(self) -> int:
@@ -169,12 +177,13 @@ def _mind_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iter
 
 
 def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
-    usual = SHAPES_OF_SUPERVISION if op == "dvf_supervision" and not full else SHAPES_OF_FIELDS
+    fewer = {"dvf_supervision": SHAPES_OF_SUPERVISION, "mutual_information": SHAPES_OF_MUTUAL_INFORMATION}
+    usual = SHAPES_OF_FIELDS if full else fewer.get(op, SHAPES_OF_FIELDS)
     names = [name for name in chosen or usual if len(IMAGES[name]) == 5 and IMAGES[name][1] == 1]
     for name in names:
         batch, _, *spatial = IMAGES[name]
-        for scheme in SCHEMES if op == "gradient_smoothness" else (None,):
-            base = Case(op, (batch, 3, *spatial), scheme=scheme)
+        for scheme in SCHEMES.get(op, (None,)):
+            base = Case(op, (batch, 1 if op == "mutual_information" else 3, *spatial), scheme=scheme)
             if full:
                 combinations = product(ALL_DTYPES, PASSES)
                 yield from (replace(base, dtype=dtype, backward=backward) for dtype, backward in combinations)

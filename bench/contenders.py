@@ -31,6 +31,9 @@ from bench.plain import (
 from usreg_kernels.dispatch import machine_reasons
 from usreg_kernels.functional import LOSSES
 
+NUM_BINS = 32
+"""Our default for mutual information."""
+
 REFERENCE = "USReg reference"
 """The oracle's name among the contenders."""
 
@@ -147,6 +150,11 @@ def _folding() -> list[Contender]:
     return [plain, compiled(plain)]
 
 
+def _mutual_information() -> list[Contender]:
+    monai = Contender("MONAI", _monai_mutual_information, standard=True)
+    return [monai, compiled(monai)]
+
+
 _OTHERS: dict[str, Callable[[], list[Contender]]] = {
     "lncc": _lncc,
     "mind": _mind,
@@ -155,6 +163,7 @@ _OTHERS: dict[str, Callable[[], list[Contender]]] = {
     "dvf_mse": _dvf_mse,
     "dvf_supervision": _dvf_supervision,
     "folding": _folding,
+    "mutual_information": _mutual_information,
 }
 
 
@@ -196,6 +205,10 @@ def _monai_diffusion(case: Case) -> Loss:
     if case.scheme != "central":
         raise Absent("its DiffusionLoss takes only central differences")
     return _module("monai.losses").DiffusionLoss()
+
+
+def _monai_mutual_information(case: Case) -> Loss:
+    return _module("monai.losses").GlobalMutualInformationLoss(case.scheme, num_bins=NUM_BINS)
 
 
 def _differences(case: Case) -> Loss:

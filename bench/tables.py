@@ -14,6 +14,7 @@ TITLES = {
     "dvf_mse": "DVF MSE",
     "dvf_supervision": "DVF supervision",
     "folding": "Folding",
+    "mutual_information": "Mutual information",
 }
 
 SUMMARY_WINDOWS = (3, 9)

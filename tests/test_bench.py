@@ -220,7 +220,7 @@ def test_the_full_run_holds_the_short_one(op: str) -> None:
     sizes = {case.shape for case in full}
     dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     varieties = {(case.window, case.scheme) for case in full}
-    assert len(varieties) == {"lncc": len(ALL_WINDOWS), "gradient_smoothness": 2}.get(op, 1)
+    assert len(varieties) == {"lncc": len(ALL_WINDOWS), "gradient_smoothness": 2, "mutual_information": 2}.get(op, 1)
     assert {(case.shape, case.dtype, case.backward, (case.window, case.scheme)) for case in full} == set(
         itertools.product(sizes, dtypes, (False, True), varieties)
     )

@@ -25,6 +25,7 @@ from usreg_kernels.functional import (
     gradient_smoothness_loss,
     lncc_loss,
     mind_loss,
+    mutual_information_loss,
 )
 from usreg_kernels.modules import (
     BendingEnergyLoss,
@@ -34,6 +35,7 @@ from usreg_kernels.modules import (
     GradientSmoothnessLoss,
     LNCCLoss,
     MINDLoss,
+    MutualInformationLoss,
 )
 
 try:
@@ -50,6 +52,7 @@ __all__ = [
     "GradientSmoothnessLoss",
     "LNCCLoss",
     "MINDLoss",
+    "MutualInformationLoss",
     "__version__",
     "available_backends",
     "bending_energy_loss",
@@ -67,6 +70,7 @@ __all__ = [
     "lncc_loss",
     "mind_loss",
     "mind_ssc",
+    "mutual_information_loss",
     "optim",
     "use_backend",
     "warp",

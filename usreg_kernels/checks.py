@@ -75,6 +75,27 @@ def check_number(name: str, value: object, least: float = -math.inf) -> float:
     return number
 
 
+def check_positive(name: str, value: object) -> float:
+    """A finite number above 0."""
+    number = _to_float(name, value)
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    return number
+
+
+LEAST_BINS = {"b-spline": 6, "gaussian": 2}
+"""Bins of a histogram that tell values apart, by the window: a B-spline has two free bins at each end."""
+
+
+def check_bins(num_bins: object, kernel: str) -> int:
+    """The bins of an image's histogram, an integer (NumPy's too), enough for a window."""
+    if isinstance(num_bins, bool) or not isinstance(num_bins, (int, np.integer)):
+        raise TypeError(f"num_bins must be an integer, got {num_bins!r}")
+    if num_bins < LEAST_BINS[kernel]:
+        raise ValueError(f"num_bins must be at least {LEAST_BINS[kernel]} for kernel={kernel!r}, got {num_bins!r}")
+    return int(num_bins)
+
+
 def check_count(name: str, value: object, least: int = 0, most: int | None = None) -> int:
     """An integer (NumPy's too) of at least ``least`` and, where it is given, at most ``most``."""
     wanted = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"

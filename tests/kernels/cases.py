@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +29,7 @@ TENSORS = {
     "jacobian_determinant": ("ddf",),
     "folding": ("ddf",),
     "gaussian_smooth": ("x",),
+    "mutual_information": ("pred", "target"),
 }
 """The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
 
@@ -196,6 +197,19 @@ def _gaussian_smooth() -> list[Case]:
     return [*cases, Case("gaussian_smooth", 2, {"sigma": 1.3, "truncate": 4.0})]
 
 
+def _mutual_information() -> list[Case]:
+    name, kernels = "mutual_information", ("b-spline", "gaussian")
+    cases = [Case(name, dims, {"kernel": kernel}) for dims in (1, 2, 3) for kernel in kernels]
+    cases += [Case(name, 2, {"kernel": kernel, "normalized": True, "num_bins": 9}) for kernel in kernels]
+    cases += [Case(name, 2, {"kernel": "gaussian", "sigma_ratio": ratio, "num_bins": 23}) for ratio in (0.2, 1.5)]
+    cases += [Case(name, 3, {"kernel": kernel, "reduction": r}) for kernel in kernels for r in ("sum", "none")]
+    return cases + [
+        Case(name, 3, {"kernel": kernel, "normalized": n}, mask_channels=c)
+        for kernel in kernels
+        for n, c in ((False, 1), (True, 2))
+    ]
+
+
 CASES = [
     *_lncc(),
     *_mind(),
@@ -207,8 +221,23 @@ CASES = [
     *_integrate_velocity(),
     *_jacobian(),
     *_gaussian_smooth(),
+    *_mutual_information(),
 ]
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
+
+
+def interpreted(case: Case) -> Case:
+    """The case for Triton's interpreter, which takes as long for an operation on one voxel as on a thousand.
+
+    Four squarings, which a backward pass still goes back over in two parts of unequal length; and one sample, where the
+    kernels are those of a composition, or count samples and channels as one axis.
+    """
+    if case.op == "integrate_velocity":
+        return replace(case, batch=1, arguments={"steps": 4, **case.arguments})
+    return replace(case, batch=1) if case.op == "gaussian_smooth" else case
+
+
+INTERPRETED_CASE_PER_OP = [interpreted(case) for case in ONE_CASE_PER_OP]
 
 
 def takes(backend: str, dtype: torch.dtype) -> bool:
@@ -225,7 +254,7 @@ def with_backends(cases: list[Case], dtype: torch.dtype = torch.float32) -> list
     """Each case with every backend of its op that this machine can run on CPU tensors of a dtype."""
     on_cpu = ("reference", "cpu", "triton") if INTERPRETED else ("reference", "cpu")
     return [
-        (case, backend)
+        (interpreted(case) if backend == "triton" else case, backend)
         for case in cases
         for backend in uk.available_backends(case.op)
         if backend in on_cpu and takes(backend, dtype)

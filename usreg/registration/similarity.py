@@ -10,11 +10,11 @@ import torch
 from usreg_kernels.ops.mind_ssc.pairs import pairs
 
 from ..errors import ConfigError
-from ..losses import LOSS_REGISTRY
+from ..losses import build_loss
+from ..losses.call import WARPED_LABEL, LossCall
 from ..losses.lncc_dice import DiceTerm
 from ..losses.mind import MINDImageLoss
 from ..losses.mind_dice import MINDWithDice
-from ..training.loss_call import WARPED_LABEL, LossCall
 from .levels import Level
 from .sides import Side, flat_axis
 
@@ -47,7 +47,7 @@ class Similarity:
     ) -> None:
         self.flat = flat_axis(fixed.grid)
         dims = 3 if self.flat is None else 2
-        loss = LOSS_REGISTRY.build(section, spatial_dims=dims)
+        loss = build_loss(section, spatial_dims=dims)
         self.channels = self.image_channels = len(fixed.image)
         self.mind: MINDImageLoss | None = None
         if isinstance(loss, MINDImageLoss | MINDWithDice):
@@ -68,7 +68,8 @@ class Similarity:
         if any(self.masks) and "mask" not in self.loss.extras:
             raise ConfigError(
                 f"{self.where}: a mask is given, and this loss has no parameter 'mask' in its forward. Take lncc, mse, "
-                "lncc_smooth, lncc_dice, mind or mind_dice, give the loss such a parameter, or leave the mask out"
+                "mutual_information, mind, mind_dice, lncc_smooth or lncc_dice, give the loss such a parameter, or "
+                "leave the mask out"
             )
 
     def __call__(self, warped: torch.Tensor, fixed: torch.Tensor, ddf: torch.Tensor | None = None) -> torch.Tensor:
