@@ -14,6 +14,7 @@ Loss = Callable[..., torch.Tensor]
 
 INPUTS = {
     "lncc": 2,
+    "mind": 2,
     "gradient_smoothness": 1,
     "bending_energy": 1,
     "dvf_mse": 2,
@@ -22,6 +23,9 @@ INPUTS = {
     "mutual_information": 2,
 }
 """How many tensors each op takes."""
+
+OF_IMAGES = ("lncc", "mind", "mutual_information")
+"""The losses of two images; the others take fields."""
 
 IMAGES: dict[str, tuple[int, ...]] = {
     "tiny": (1, 1, 20, 24, 28),
@@ -36,6 +40,7 @@ IMAGES: dict[str, tuple[int, ...]] = {
 ``2d`` a batch of slices, ``wide`` a batch of feature maps (GPUs only), ``tiny`` a trial of the benchmark itself."""
 
 SHAPES_OF_FIELDS = ("64", "96", "128", "brain")
+SHAPES_OF_MIND = ("64", "128", "brain")
 SHAPES_OF_SUPERVISION = ("64", "brain")  # its terms are benchmarks of their own
 SHAPES_OF_MUTUAL_INFORMATION = ("128", "brain")  # others take seconds
 SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128", "brain", "2d", "wide")}
@@ -84,7 +89,7 @@ class Case:
     @property
     def takes_images(self) -> bool:
         """Whether inputs are images; else they are fields."""
-        return self.op in ("lncc", "mutual_information")
+        return self.op in OF_IMAGES
 
     @property
     def passes(self) -> str:
@@ -140,7 +145,7 @@ def cases(op: str, device: str = "cpu", full: bool = False, chosen: Sequence[str
             each variation.
         chosen: names of shapes that replace the device's.
     """
-    found = _lncc_cases if op == "lncc" else _field_cases
+    found = {"lncc": _lncc_cases, "mind": _mind_cases}.get(op, _field_cases)
     return sorted(dict.fromkeys(found(op, device, full, chosen)), key=lambda case: case.voxels)
 
 
@@ -159,6 +164,16 @@ def _lncc_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iter
             yield replace(base, backward=False)
             yield from (replace(base, window=window) for window in WINDOWS)
             yield from (replace(base, dtype=dtype) for dtype in DTYPES)
+
+
+def _mind_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
+    names = [name for name in chosen or SHAPES_OF_MIND if len(IMAGES[name]) == 5]
+    for name in names:
+        base = Case(op, IMAGES[name])
+        combinations = product(ALL_DTYPES, PASSES) if full else [(torch.float32, True)]
+        yield from (replace(base, dtype=dtype, backward=backward) for dtype, backward in combinations)
+        if name == names[0]:
+            yield replace(base, backward=False)
 
 
 def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:

@@ -23,6 +23,7 @@ from bench.plain import (
     conv_lncc,
     finite_differences,
     folding,
+    mind,
     pooled_lncc,
     separable_conv_lncc,
     supervision,
@@ -113,6 +114,12 @@ def _lncc() -> list[Contender]:
     ]
 
 
+def _mind() -> list[Contender]:
+    pooled = Contender("PyTorch avg_pool", lambda case: mind(pooled=True))
+    summed = Contender("PyTorch, shifted sums", lambda case: mind(pooled=False))
+    return [pooled, compiled(pooled), summed, compiled(summed)]
+
+
 def _smoothness() -> list[Contender]:
     plain = Contender("PyTorch differences", _differences)
     return [plain, compiled(plain), Contender("MONAI", _monai_diffusion, standard=True)]
@@ -150,6 +157,7 @@ def _mutual_information() -> list[Contender]:
 
 _OTHERS: dict[str, Callable[[], list[Contender]]] = {
     "lncc": _lncc,
+    "mind": _mind,
     "gradient_smoothness": _smoothness,
     "bending_energy": _bending_energy,
     "dvf_mse": _dvf_mse,

@@ -8,6 +8,7 @@ from bench.results import Entry, Results, by_case, ours
 
 TITLES = {
     "lncc": "LNCC",
+    "mind": "MIND",
     "gradient_smoothness": "Gradient smoothness",
     "bending_energy": "Bending energy",
     "dvf_mse": "DVF MSE",

@@ -96,12 +96,13 @@ def check_bins(num_bins: object, kernel: str) -> int:
     return int(num_bins)
 
 
-def check_count(name: str, value: object) -> int:
-    """An integer (NumPy's too) of at least 0."""
+def check_count(name: str, value: object, least: int = 0, most: int | None = None) -> int:
+    """An integer (NumPy's too) of at least ``least`` and, where it is given, at most ``most``."""
+    wanted = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer of at least 0, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return int(value)
 
 
@@ -170,6 +171,15 @@ def check_spatial(name: str, tensor: torch.Tensor) -> int:
             f"{name} must have shape (B, C, spatial...) with 1, 2 or 3 spatial dimensions, got {tuple(tensor.shape)}"
         )
     return tensor.ndim - 2
+
+
+def check_mind(name: str, dims: int, image: torch.Tensor) -> None:
+    """An image of two or three spatial dimensions, whose voxels have neighbours along different axes."""
+    if dims == 1:
+        raise ValueError(
+            f"MIND-SSC compares neighbours along two different axes: {name} must have shape (B, C, H, W) or "
+            f"(B, C, D, H, W), got {tuple(image.shape)}"
+        )
 
 
 def check_field(name: str, dvf: torch.Tensor, smallest: int = 0) -> int:

@@ -23,6 +23,8 @@ from usreg_kernels.ops.dvf_supervision import OP as DVF_SUPERVISION
 from usreg_kernels.ops.folding import OP as FOLDING
 from usreg_kernels.ops.gradient_smoothness import OP as GRADIENT_SMOOTHNESS
 from usreg_kernels.ops.lncc import OP as LNCC
+from usreg_kernels.ops.mind import OP as MIND
+from usreg_kernels.ops.mind_ssc.pairs import LARGEST_RADIUS
 from usreg_kernels.ops.mutual_information import OP as MUTUAL_INFORMATION
 from usreg_kernels.ops.reduction import Reduction
 from usreg_kernels.windows import KernelType
@@ -80,6 +82,51 @@ def lncc_loss(
         reduction=checks.check_reduction(reduction),
         smooth_nr=checks.check_number("smooth_nr", smooth_nr),
         smooth_dr=checks.check_number("smooth_dr", smooth_dr, least=0.0),
+    )
+
+
+def mind_loss(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    radius: int = 2,
+    dilation: int = 2,
+    mask: torch.Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> torch.Tensor:
+    """The squared difference of the MIND-SSC descriptors of two images: 0 where their structure is the same.
+
+    ``mean over channels and voxels of (mind_ssc(pred) - mind_ssc(target))^2``, see
+    :func:`usreg_kernels.mind_ssc`. The descriptor does not change with brightness and contrast, so that images of
+    different modalities can be compared. Neither descriptor is kept in memory.
+
+    Args:
+        pred: (B, C, spatial...) with 2 or 3 spatial dimensions, for example the warped image; any value range.
+        target: same shape, dtype and device as ``pred``, for example the fixed image.
+        radius: of the window in voxels, 0 to 32: it has 2 radius + 1 voxels along each axis.
+        dilation: how far the neighbours lie that are compared, in voxels, 1 to 32.
+        mask: (B, 1 or C, spatial...), any real dtype; weighs the map, ``sum(m * map) / sum(m)`` for ``"mean"``. The
+            descriptors see all voxels. An all-zero mask gives 0 and zero gradients. It gets no gradient.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the map (B, C, spatial...), a mean over the descriptor's
+            channels.
+
+    Returns:
+        A scalar, or the map for ``reduction="none"``; values from 0 to 1 for a mean. The mean of an empty batch is NaN.
+        NaN where an image holds a value that is not finite.
+
+    Raises:
+        TypeError: an input is not a floating-point tensor; ``radius`` or ``dilation`` is no integer.
+        ValueError: shapes, dtypes or devices differ; one spatial dimension; a radius or dilation out of its range; an
+            unknown reduction.
+    """
+    checks.check_mind("pred", checks.check_pair("pred", pred, "target", target), pred)
+    return MIND(
+        pred,
+        target,
+        checks.check_mask(mask, pred),
+        radius=checks.check_count("radius", radius, most=LARGEST_RADIUS),
+        dilation=checks.check_count("dilation", dilation, least=1, most=LARGEST_RADIUS),
+        reduction=checks.check_reduction(reduction),
     )
 
 
@@ -300,6 +347,7 @@ def mutual_information_loss(
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     LNCC.name: lncc_loss,
+    MIND.name: mind_loss,
     GRADIENT_SMOOTHNESS.name: gradient_smoothness_loss,
     BENDING_ENERGY.name: bending_energy_loss,
     DVF_MSE.name: dvf_mse_loss,

@@ -21,8 +21,10 @@ from usreg_kernels.functional import (
     folding_loss,
     gradient_smoothness_loss,
     lncc_loss,
+    mind_loss,
     mutual_information_loss,
 )
+from usreg_kernels.ops.mind_ssc.pairs import LARGEST_RADIUS
 from usreg_kernels.ops.reduction import Reduction
 from usreg_kernels.windows import KernelType
 
@@ -90,6 +92,22 @@ class LNCCLoss(_Loss):
             smooth_dr=self.smooth_dr,
             mask=mask,
         )
+
+
+class MINDLoss(_Loss):
+    """The squared difference of two images' MIND-SSC descriptors; see :func:`usreg_kernels.mind_loss`."""
+
+    _arguments = ("radius", "dilation", "reduction")
+
+    def __init__(self, radius: int = 2, dilation: int = 2, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.radius = checks.check_count("radius", radius, most=LARGEST_RADIUS)
+        self.dilation = checks.check_count("dilation", dilation, least=1, most=LARGEST_RADIUS)
+        self.reduction = checks.check_reduction(reduction)
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss of ``pred`` and ``target`` (B, C, spatial...), with an optional ``mask`` (B, 1 or C, spatial...)."""
+        return mind_loss(pred, target, radius=self.radius, dilation=self.dilation, mask=mask, reduction=self.reduction)
 
 
 class GradientSmoothnessLoss(_Loss):

@@ -17,6 +17,8 @@ SPATIAL = {1: (13,), 2: (7, 9), 3: (5, 6, 7)}
 
 TENSORS = {
     "lncc": ("pred", "target"),
+    "mind": ("pred", "target"),
+    "mind_ssc": ("image",),
     "gradient_smoothness": ("dvf",),
     "bending_energy": ("dvf",),
     "dvf_mse": ("pred_dvf", "gt_dvf"),
@@ -119,6 +121,16 @@ def _lncc() -> list[Case]:
     return cases
 
 
+def _mind() -> list[Case]:
+    cases = [Case(op, dims) for op in ("mind", "mind_ssc") for dims in (2, 3)]
+    # No window, neighbours of neighbours, and both wider than the axes are long.
+    for radius, dilation in ((0, 1), (1, 3), (3, 2), (5, 9)):
+        options = {"radius": radius, "dilation": dilation}
+        cases += [Case(op, dims, options) for op in ("mind", "mind_ssc") for dims in (2, 3)]
+    cases += [Case("mind", dims, {"reduction": reduction}) for reduction in ("sum", "none") for dims in (2, 3)]
+    return cases + [Case("mind", 3, {"reduction": r}, mask_channels=c) for r in ("mean", "sum", "none") for c in (1, 2)]
+
+
 def _fields() -> list[Case]:
     cases = []
     for dims in (1, 2, 3):
@@ -200,6 +212,7 @@ def _mutual_information() -> list[Case]:
 
 CASES = [
     *_lncc(),
+    *_mind(),
     *_fields(),
     *_dvf_mse(),
     *_dvf_supervision(),

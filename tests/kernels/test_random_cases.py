@@ -23,21 +23,23 @@ CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))
 SHARE = {
     "lncc": 0.3,
     "gradient_smoothness": 0.15,
-    "bending_energy": 0.15,
+    "bending_energy": 0.1,
     "dvf_mse": 0.1,
     "dvf_supervision": 0.05,
     "folding": 0.1,
-    "mutual_information": 0.15,
+    "mind": 0.1,
+    "mutual_information": 0.1,
 }
-FAST = [(op, backend) for op in LOSSES for backend in uk.available_backends(op) if backend == "cpu"]
+WITH_MASK = ("lncc", "dvf_mse", "mind", "mutual_information")
+"""The losses that take a mask, and any number of channels."""
 
-MASKED = ("lncc", "dvf_mse", "mutual_information")
+FAST = [(op, backend) for op in LOSSES for backend in uk.available_backends(op) if backend == "cpu"]
 
 
 @st.composite
 def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Tensors and arguments of one call of an op; at least one tensor needs a gradient."""
-    dims = draw(st.integers(1, 3))
+    dims = draw(st.integers(2 if op == "mind" else 1, 3))
     smallest = 1
     arguments: dict[str, Any] = {}
     if op == "dvf_supervision":
@@ -56,12 +58,14 @@ def calls(draw: st.DrawFn, op: str) -> tuple[list[torch.Tensor], dict[str, Any]]
         arguments |= _folding(draw, dims)
     elif op == "mutual_information":
         arguments |= _mutual_information(draw)
+    elif op == "mind":
+        arguments |= {"radius": draw(st.integers(0, 4)), "dilation": draw(st.integers(1, 5))}
     largest = {1: 70, 2: 24, 3: 13}[dims]
     spatial = [draw(st.integers(smallest, largest)) for _ in range(dims)]
     batch = draw(st.integers(1, 2))
-    channels = draw(st.integers(1, 3)) if op in MASKED else dims
+    channels = draw(st.integers(1, 3)) if op in WITH_MASK else dims
     shape = (batch, channels, *spatial)
-    if op in MASKED and draw(st.booleans()):
+    if op in WITH_MASK and draw(st.booleans()):
         arguments["mask"] = _mask(draw, shape)
     dtype = draw(st.sampled_from(DTYPES))
     seed = draw(st.integers(0, 2**31))

@@ -16,10 +16,20 @@ import usreg.losses.utils
 from usreg.errors import ConfigError
 from usreg.losses import LOSS_REGISTRY, LNCCWithDVFSupervision, build_loss, register_loss, validate_smoothing_params
 from usreg.losses.dice_smooth import DiceSmoothLoss
-from usreg_kernels import mutual_information_loss
+from usreg_kernels import mind_loss, mutual_information_loss, use_backend
 
 SIZE = (7, 6, 8)
-BUILT_IN = ("lncc", "lncc_dvf", "lncc_smooth", "lncc_dice", "dice_smooth", "mse", "mutual_information")
+BUILT_IN = (
+    "lncc",
+    "lncc_dvf",
+    "lncc_smooth",
+    "lncc_dice",
+    "mind",
+    "mind_dice",
+    "dice_smooth",
+    "mse",
+    "mutual_information",
+)
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -88,9 +98,14 @@ def expected(name: str, given: dict[str, torch.Tensor]) -> torch.Tensor:
         return monai_lncc(warped, fixed, kernel_size=9) + F.mse_loss(pred_dvf, given["gt_dvf"])
     if name == "lncc_smooth":
         return lncc + 0.01 * smoothness(pred_dvf)
+    pairs = zip(given["warped_label"].flatten(0, 1), given["fixed_label"].flatten(0, 1), strict=True)
+    dice = torch.stack([soft_dice_loss(*pair) for pair in pairs]).mean()
     if name == "lncc_dice":
-        pairs = zip(given["warped_label"].flatten(0, 1), given["fixed_label"].flatten(0, 1), strict=True)
-        return lncc + torch.stack([soft_dice_loss(*pair) for pair in pairs]).mean()
+        return lncc + dice
+    if name.startswith("mind"):
+        with use_backend("reference"):
+            mind = mind_loss(warped, fixed, radius=2, dilation=2)
+        return mind if name == "mind" else mind + dice
     if name == "dice_smooth":
         return soft_dice_loss(warped, fixed) + 0.01 * smoothness(pred_dvf)
     if name == "mutual_information":
@@ -215,6 +230,14 @@ def test_defaults_are_those_of_the_reference() -> None:
     }
     smoothing = {"smooth_nr": 1e-4, "smooth_dr": 1e-2, "clamp_smoothing": True}
     folding = {"folding_weight": 0.0, "folding_margin": 0.0}
+    mind = {"radius": 2, "dilation": 2, "mind_weight": 1.0}
+    dice = {
+        "include_background": True,
+        "dice_smooth_nr": 1e-5,
+        "dice_smooth_dr": 1e-5,
+        "label_warp_mode": "bilinear",
+        "label_warp_padding_mode": "border",
+    }
     dvf = {"kernel_size": 9, **smoothing, "image_weight": 1.0, "dvf_weight": 1.0}
     reference: dict[str, dict[str, Any]] = {
         "lncc": lncc,
@@ -226,12 +249,10 @@ def test_defaults_are_those_of_the_reference() -> None:
             "image_weight": 1.0,
             "smooth_weight": 0.0,
             "lncc_weight": None,
-            "include_background": True,
-            "dice_smooth_nr": 1e-5,
-            "dice_smooth_dr": 1e-5,
-            "label_warp_mode": "bilinear",
-            "label_warp_padding_mode": "border",
+            **dice,
         },
+        "mind": mind,
+        "mind_dice": {**mind, "dice_weight": 1.0, "smooth_weight": 0.0, **dice},
         "dice_smooth": {"dice_weight": 1.0, "smooth_weight": 0.01, "epsilon": 1e-5},
         "mse": {},
         "mutual_information": {
@@ -247,6 +268,30 @@ def test_defaults_are_those_of_the_reference() -> None:
     }
     for name, defaults in reference.items():
         assert {key: p.default for key, p in LOSS_REGISTRY.accepted(name).parameters.items()} == defaults
+
+
+def test_mind_weighs_the_mask_and_sums_its_terms() -> None:
+    given = inputs()
+    warped, fixed, mask = given["warped"], given["fixed"], (given["fixed"] > 0.3).double()
+    mind = mind_loss(warped, fixed, radius=1, dilation=3, mask=mask)
+    loss = build_loss({"name": "mind", "radius": 1, "dilation": 3, "mind_weight": 2.0})
+    torch.testing.assert_close(loss(warped, fixed, mask=mask), 2 * mind)
+    keys = {"name": "mind_dice", "radius": 1, "dilation": 3, "mind_weight": 0.5, "dice_weight": 3.0}
+    labels = {"warped_label": given["warped_label"], "fixed_label": given["fixed_label"]}
+    dice = build_loss({"name": "mind_dice", "mind_weight": 0.0})(warped, fixed, **labels)
+    found = build_loss({**keys, "smooth_weight": 2.0})(warped, fixed, given["pred_dvf"], mask=mask, **labels)
+    torch.testing.assert_close(found, 0.5 * mind + 3 * dice + 2 * smoothness(given["pred_dvf"]))
+
+
+def test_mind_of_ready_descriptors_is_the_same_loss() -> None:
+    given = inputs()
+    warped, fixed, mask = given["warped"], given["fixed"], (given["fixed"] > 0.3).double()
+    labels = {"warped_label": given["warped_label"], "fixed_label": given["fixed_label"]}
+    for name, extras in (("mind", {}), ("mind_dice", labels)):
+        loss = build_loss({"name": name, "mind_weight": 0.5, "dilation": 1})
+        mind = loss if name == "mind" else loss.image_loss
+        ready = loss.of_descriptors()(mind.descriptor(warped), mind.descriptor(fixed), mask=mask, **extras)
+        torch.testing.assert_close(ready, loss(warped, fixed, mask=mask, **extras))
 
 
 def test_classes_have_the_guides_names() -> None:
@@ -384,6 +429,11 @@ def test_dice_needs_labels_and_says_which_keys() -> None:
             {"name": "lncc_dice", "lncc_weight": 0.5, "image_weight": 0.3},
             "lncc_weight 0.5 and image_weight 0.3 name",
         ),
+        ({"name": "mind", "radius": -1}, "radius must be an integer from 0 to 32, got -1"),
+        ({"name": "mind", "dilation": 1.5}, "dilation must be an integer from 1 to 32, got 1.5"),
+        ({"name": "mind", "mind_weight": -1.0}, "mind_weight is"),
+        ({"name": "mind_dice", "dice_weight": -1.0}, "dice_weight is"),
+        ({"name": "mind_dice", "label_warp_padding_mode": "wrap"}, "the warp padding mode is 'wrap'"),
         ({"name": "lncc_dice", "label_warp_mode": "cubic"}, "the warp mode is 'cubic'"),
         ({"name": "lncc_dice", "label_warp_padding_mode": "wrap"}, "the warp padding mode is 'wrap'"),
         ({"name": "dice_smooth", "dice_weight": -1.0}, "dice_weight is"),

@@ -11,6 +11,7 @@ import torch
 from usreg.errors import ConfigError
 from usreg.models import MODEL_REGISTRY, RegistrationModel, build_model, register_model, warp
 from usreg.models.base import padded_size
+from usreg.models.globalnet import PACE
 from usreg.models.voxelmorph import integrate, rescaled
 
 TINY: dict[str, dict[str, Any]] = {
@@ -98,8 +99,8 @@ def test_first_step_leaves_the_identity(name: str) -> None:
     assert all(g is not None and g.any() for g in gradients)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "transmorph3d"])
-@pytest.mark.parametrize("size", [ODD_SIZE, (1, 9, 5), (4, 4, 4)])
+@EVERY_MODEL
+@pytest.mark.parametrize("size", [ODD_SIZE, (30, 41, 27), (1, 9, 5), (4, 4, 4)])
 def test_any_size_works(name: str, size: tuple[int, ...]) -> None:
     model = tiny(name, size)
     perturb(model, name)
@@ -145,22 +146,38 @@ def test_globalnet_is_tied_to_its_size() -> None:
 
 @pytest.mark.parametrize("size", [(16, 12, 20), ODD_SIZE])
 def test_globalnet_field_is_the_affine_in_voxels(size: tuple[int, int, int]) -> None:
-    """Row p of the head's matrix gives coordinate p (z, y, x) from (z, y, x, 1)."""
+    """Row p of the head's matrix gives the displacement of z, y or x, in half extents, from (z, y, x, 1) in these."""
     model = tiny("globalnet3d", size)
-    matrix = torch.tensor([[1.1, 0.0, 0.02, 0.5], [0.0, 0.9, 0.0, -1.0], [0.05, 0.0, 1.0, 2.0]])
-    model.get_parameter("network.output_block.fc.bias").data.copy_(matrix.flatten())
+    matrix = torch.tensor([[0.1, 0.0, 0.02, 0.5], [0.0, -0.1, 0.0, -0.25], [0.05, 0.0, 0.0, 0.125]])
+    model.get_parameter("network.output_block.affine.bias").data.copy_(matrix.flatten() / PACE)
     _, ddf = model(*pair(size))
-    z, y, x = torch.meshgrid(*(torch.arange(float(length)) for length in size), indexing="ij")
-    target = torch.stack([1.1 * z + 0.02 * x + 0.5, 0.9 * y - 1.0, 0.05 * z + x + 2.0])
-    torch.testing.assert_close(ddf[0], target - torch.stack([z, y, x]), rtol=1e-5, atol=1e-4)
+    half = [(length - 1) / 2 for length in padded_size(size, model.multiple)]
+    z, y, x = torch.meshgrid(*(torch.arange(float(n)) / h - 1 for n, h in zip(size, half, strict=True)), indexing="ij")
+    expected = torch.stack([0.1 * z + 0.02 * x + 0.5, -0.1 * y - 0.25, 0.05 * z + 0.125])
+    torch.testing.assert_close(ddf[0], expected * torch.tensor(half).reshape(3, 1, 1, 1), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(64, 64, 60), (32, 32, 32), (1, 64, 64)])
-def test_transmorph_names_the_nearest_size(size: tuple[int, ...]) -> None:
-    nearest = {(64, 64, 60): "[64, 64, 64]", (32, 32, 32): "[64, 32, 32]", (1, 64, 64): "[32, 64, 64]"}[size]
-    with pytest.raises(ConfigError, match="divisible by 32") as caught:
-        tiny("transmorph3d", size)
-    assert nearest in str(caught.value)
+def test_globalnet_moves_by_the_learning_rate_whatever_its_size() -> None:
+    """A tenth of it or more, in half extents; MONAI's head moves the corners of the larger image by a whole extent."""
+    for size, channels in (((16, 16, 16), 2), ((32, 32, 32), 4)):
+        model = build_model({"name": "globalnet3d", "num_channel_initial": channels, "depth": 2}, image_size=size)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        model(*pair(size))[1].square().sum().backward()  # a gradient of 0: the field is 0
+        model.zero_grad()
+        (model(*pair(size))[1] - 5).square().mean().backward()
+        optimizer.step()
+        longest = model(*pair(size))[1].abs().max().item() / ((size[0] - 1) / 2)
+        assert 1e-4 < longest < 2e-3
+
+
+def test_globalnet_is_the_same_in_training_and_evaluation() -> None:
+    model = tiny("globalnet3d")
+    perturb(model, "globalnet3d")
+    moving, fixed = pair(SIZES["globalnet3d"], batch=2)
+    fields = [model.train(mode)(moving, fixed)[1] for mode in (True, False)]
+    assert fields[0].abs().max() > 1e-3
+    torch.testing.assert_close(*fields)
+    torch.testing.assert_close(model(moving[:1], fixed[:1])[1], fields[0][:1])
 
 
 def test_transmorph_checkpointing_changes_no_gradient() -> None:

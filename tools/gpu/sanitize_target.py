@@ -53,6 +53,9 @@ def calls() -> Iterator[Call]:
     yield Call("lncc", (1, 1, 9, 21, 64), {"kernel_size": 5, "kernel_type": "gaussian"}, gradients=2)
     yield Call("lncc", (1, 1, 20, 21, 40), {"kernel_size": 17})  # beyond the marches
     yield Call("lncc", (2, 1, 40, 50), {"kernel_size": 9}, gradients=2)
+    yield Call("mind", IMAGE, gradients=2)
+    yield Call("mind", IMAGE, {"radius": 1, "dilation": 3}, masked=True)
+    yield Call("mind", (2, 1, 40, 50), {"reduction": "none"})
     for arguments in ({}, {"scheme": "central", "penalty": "l1"}, {"reduction": "none"}):
         yield Call("gradient_smoothness", FIELD, arguments)
     for arguments in ({}, {"reduction": "none"}):

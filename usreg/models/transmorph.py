@@ -17,7 +17,6 @@ LEVELS = 4
 
 @register_model("transmorph3d")
 def create_transmorph3d(
-    image_size: Sequence[int],
     feature_size: int = 48,
     depths: Sequence[int] = (2, 2, 2, 2),
     num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -30,10 +29,9 @@ def create_transmorph3d(
     warp_padding_mode: str = "border",
     **_: object,
 ) -> nn.Module:
-    """Deformable registration by MONAI's SwinUNETR.
+    """Deformable registration by MONAI's SwinUNETR; any image size works, padded to multiples of 32.
 
     Args:
-        image_size: (D, H, W), each divisible by 32, and one of them 64 or more.
         feature_size: channels of the first level, a multiple of 12.
         depths: attention blocks of each of the four levels.
         num_heads: attention heads of each of the four levels.
@@ -42,7 +40,6 @@ def create_transmorph3d(
         use_checkpoint: recompute activations in the backward pass, to save memory.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
-    check_size(image_size)
     check_at_least_one(feature_size=feature_size)
     for key, values in (("depths", depths), ("num_heads", num_heads)):
         if len(values) != LEVELS:
@@ -61,16 +58,4 @@ def create_transmorph3d(
         use_checkpoint=use_checkpoint,
     )
     zero_init(network.out)
-    return RegistrationModel(network, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
-
-
-def check_size(image_size: Sequence[int]) -> None:
-    """Raise ValueError for a size that SwinUNETR cannot take, naming the nearest that it can."""
-    nearest = [max(MULTIPLE, round(length / MULTIPLE) * MULTIPLE) for length in image_size]
-    if max(nearest) == MULTIPLE:  # one voxel at the coarsest level, over which nothing can be normalised
-        nearest[nearest.index(max(nearest))] = 2 * MULTIPLE
-    if nearest != list(image_size):
-        raise ValueError(
-            f"image_size is {list(image_size)}; transmorph3d needs sizes divisible by {MULTIPLE}, at least one of them "
-            f"{2 * MULTIPLE} or more, such as {nearest}"
-        )
+    return RegistrationModel(network, multiple=MULTIPLE, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
