@@ -149,11 +149,11 @@ def _runs_of_trainer(
     def whole() -> None:
         last[name] = trainer.step(batch, StopRequest()).loss
 
-    def alone() -> None:
+    def only_loss() -> None:
         warped = batch["moving"].clone().requires_grad_()
         trainer.run.loss_call(warped, batch["dvf"], batch).backward()
 
-    return {f"step {name}": whole, f"loss {name}": alone}
+    return {f"step {name}": whole, f"loss {name}": only_loss}
 
 
 def _trainer(name: str, size: int, device: str, folder: Path, amp: bool) -> tuple[Trainer, dict[str, Any]]:

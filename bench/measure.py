@@ -87,7 +87,7 @@ class Session:
     """What one comparison learns for the next.
 
     Attributes:
-        runs: what a contender took for how many voxels, so that none is waited for in vain.
+        runs: what a contender took for how many voxels, so that none is started that would take too long.
         lost: why the GPU no longer works; None where it does.
     """
 

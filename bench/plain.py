@@ -86,7 +86,7 @@ def supervision(smooth_weight: float = 0.01) -> Pair:
 
 
 def folding(ddf: torch.Tensor) -> torch.Tensor:
-    """The mean of what the Jacobian determinants of a volume's field lack to 0."""
+    """The mean of how far the Jacobian determinants of a volume's field fall below 0."""
     return F.relu(-jacobian_determinant(ddf)).mean()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,26 +37,28 @@ def check_kernel_type(kernel_type: object) -> KernelType:
     return check_choice("kernel_type", kernel_type, KERNEL_TYPES)
 
 
+def has_entries(value: object) -> bool:
+    """Whether a value holds an entry per axis; text, a number and an array without an axis are single values."""
+    return isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", None) != 0
+
+
+def _per_axis(value: Any, spatial_dims: int) -> list[Any]:
+    """What belongs to each spatial axis: the entries of a value, or a single value for every axis."""
+    return list(value) if has_entries(value) else [value] * spatial_dims
+
+
 def check_kernel_size(kernel_size: int | Sequence[int], spatial_dims: int) -> list[int]:
     """One odd positive size per spatial axis, from one integer (NumPy's too) or one per axis."""
-    if isinstance(kernel_size, int):
-        sizes = [kernel_size] * spatial_dims
-    elif isinstance(kernel_size, np.integer):
-        sizes = [int(kernel_size)] * spatial_dims
-    elif isinstance(kernel_size, Iterable) and not isinstance(kernel_size, str):
-        sizes = [int(size) if isinstance(size, np.integer) else size for size in kernel_size]
-    else:
-        raise TypeError(f"kernel_size must be an int or one int per spatial axis, got {kernel_size!r}")
+    sizes = _per_axis(kernel_size, spatial_dims)
+    wanted = "kernel_size must be an int or one int per spatial axis"
     if len(sizes) != spatial_dims:
-        raise ValueError(
-            f"kernel_size must be an int or one int per spatial axis ({spatial_dims}), got {kernel_size!r}"
-        )
+        raise ValueError(f"{wanted} ({spatial_dims}), got {kernel_size!r}")
     for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"kernel_size must be an int or one int per spatial axis, got {kernel_size!r}")
+        if not _is_integer(size):
+            raise TypeError(f"{wanted}, got {kernel_size!r}")
         if size < 1 or size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size!r}")
-    return sizes
+    return [int(size) for size in sizes]
 
 
 def _to_float(name: str, value: object) -> float:
@@ -75,9 +77,13 @@ def check_number(name: str, value: object, least: float = -math.inf) -> float:
     return number
 
 
-def check_count(name: str, value: object) -> int:
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer, torch.SymInt)) and not isinstance(value, bool)
+
+
+def check_count(name: str, value: int) -> int:
     """An integer (NumPy's too) of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if not _is_integer(value):
         raise TypeError(f"{name} must be an integer of at least 0, got {value!r}")
     if value < 0:
         raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
@@ -88,10 +94,7 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
     """One positive number per spatial axis, from one number or one per axis; or None."""
     if spacing is None:
         return None
-    if isinstance(spacing, Iterable) and not isinstance(spacing, str):
-        values = [_to_float("spacing", value) for value in spacing]
-    else:
-        values = [_to_float("spacing", spacing)] * spatial_dims
+    values = [_to_float("spacing", value) for value in _per_axis(spacing, spatial_dims)]
     if len(values) != spatial_dims or not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(
             f"spacing must be {spatial_dims} positive numbers (mm per voxel, one per axis), or one for all axes, "
@@ -102,11 +105,7 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
 
 def check_sigma(sigma: float | Sequence[float], spatial_dims: int) -> list[float]:
     """One standard deviation of at least 0 per spatial axis, from one number or one per axis."""
-    is_scalar = isinstance(sigma, str) or getattr(sigma, "ndim", None) == 0
-    if isinstance(sigma, Iterable) and not is_scalar:
-        values = [_to_float("sigma", value) for value in sigma]
-    else:
-        values = [_to_float("sigma", sigma)] * spatial_dims
+    values = [_to_float("sigma", value) for value in _per_axis(sigma, spatial_dims)]
     if len(values) != spatial_dims or not all(math.isfinite(value) and value >= 0 for value in values):
         raise ValueError(
             f"sigma must be {spatial_dims} finite numbers of at least 0 (voxels, one per axis), or one for all axes, "
@@ -211,9 +210,9 @@ def check_affine(affine: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 def check_size(size: Sequence[int], dims: int, needed: Sequence[int] | None) -> list[int]:
     """The spatial size of an output: one integer per axis, none negative, and what a field asks for if there is one."""
-    sizes = [int(length) for length in size] if isinstance(size, Iterable) and not isinstance(size, str) else []
-    if len(sizes) != dims or any(length < 0 for length in sizes):
+    sizes = list(size) if has_entries(size) else []
+    if len(sizes) != dims or not all(_is_integer(length) and length >= 0 for length in sizes):
         raise ValueError(f"size must be {dims} integers of at least 0, one per spatial axis, got {size!r}")
     if needed is not None and sizes != list(needed):
         raise ValueError(f"size must be that of the ddf where there is one, {tuple(needed)}, got {size!r}")
-    return sizes
+    return [length if isinstance(length, torch.SymInt) else int(length) for length in sizes]

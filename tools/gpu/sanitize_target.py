@@ -1,6 +1,6 @@
 """``python -m tools.gpu.sanitize_target``: each GPU kernel once or a few times, on small shapes with borders.
 
-compute-sanitizer runs it as it stands. ``--check`` also compares every loss and gradient with the float64 reference on
+compute-sanitizer runs it as it is. ``--check`` also compares every loss and gradient with the float64 reference on
 the CPU: the first thing to run on a new GPU.
 """
 
