@@ -86,7 +86,7 @@ def test_training_step(
     record(benchmark, f"training step {SIZES[size]}^3", training.step, extra, wrong)
 
 
-@pytest.mark.parametrize("name", training_parts.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("config", training_parts.CONFIGS)
 def test_training_parts(
     config: str,
@@ -100,13 +100,13 @@ def test_training_parts(
     if config != DEFAULT:
         _skip_unless_chosen("96", chosen_shapes)
     found = once(("parts", config), lambda: training_parts.measure(config, plan.rounds, plan.device, tmp_path))
-    parts, losses = found[name], [found[other].loss for other in training_parts.NAMES]
+    parts, losses = found[name], [found[other].loss for other in NAMES]
     agree = abs(losses[0] - losses[1]) <= LOSS_TOLERANCE
     extra = {
         "kind": "parts",
         "op": "training parts",
         "contender": name,
-        "ours": name == training_parts.OURS,
+        "ours": name == OURS,
         "scheme": config,
         "shape": list(parts.shape),
         "device": plan.device,
@@ -114,7 +114,7 @@ def test_training_parts(
         "shares": parts.shares,
         "exact": agree,
     }
-    wrong = None if agree or name != training_parts.OURS else f"the losses differ: {losses}"
+    wrong = None if agree or name != OURS else f"the losses differ: {losses}"
     record(benchmark, f"parts of a training step, {config}", parts.step, extra, wrong)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 
 from bench.cases import IMAGES
 from bench.failures import Failure, attempt
-from bench.measure import CACHE_BYTES, Plan
+from bench.measure import Plan, in_turn, set_count
 from bench.memory import peak_extra_bytes
 from bench.operations import OURS, Build, Operation, Tensors, operations
 from bench.outcomes import Error
@@ -52,7 +51,7 @@ Comparison = dict[str, "Found | Failure"]
 
 def compare(operation: Operation, spatial: tuple[int, ...], plan: Plan) -> Comparison:
     """Every contender of an operation; one that fails takes no other with it."""
-    count = min(MOST_SETS, max(2, -(-CACHE_BYTES // operation.least_bytes(spatial))))
+    count = set_count(operation.least_bytes(spatial), MOST_SETS)
     sets = [operation.make_inputs(spatial, seed, plan.device) for seed in range(count)]
     wanted = operation.reference(sets[0])
     found: Comparison = {}
@@ -84,8 +83,7 @@ def _try(
     runs = [build(inputs) for inputs in sets]
     output, *gradients = (_error(one, other) for one, other in zip(runs[0](), wanted, strict=False))
     peak, seconds = peak_extra_bytes(runs[0], plan.device)
-    forever = cycle(runs)
-    return lambda: next(forever)(), Error(output, max(gradients, default=None)), peak, seconds
+    return in_turn(runs), Error(output, max(gradients, default=None)), peak, seconds
 
 
 def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
