@@ -15,7 +15,7 @@ from bench.measure import Plan, in_turn, set_count
 from bench.memory import peak_extra_bytes
 from bench.operations import OURS, Build, Operation, Tensors, operations
 from bench.outcomes import Error
-from bench.recording import record
+from bench.recording import measured, record
 from bench.timing import Times, interleave
 
 USUAL = ("96", "brain")
@@ -70,10 +70,10 @@ def compare(operation: Operation, spatial: tuple[int, ...], plan: Plan) -> Compa
         {**runs, STREAM: stream}, {**turns, STREAM: plan.rounds}, plan.seconds_per_turn, plan.device, failures=failures
     )
     rate = streamed / times.pop(STREAM).median
-    for name, measured in times.items():
-        fraction = operation.least_bytes(spatial) / measured.median / rate
+    for name, time in times.items():
+        fraction = operation.least_bytes(spatial) / time.median / rate
         exact = errors[name].within_tolerance(torch.float32, ours=name == OURS)
-        found[name] = Found(measured, errors[name], exact, peaks[name], fraction)
+        found[name] = Found(time, errors[name], exact, peaks[name], fraction)
     return {**found, **failures}
 
 
@@ -114,14 +114,9 @@ def test_operation(
     if isinstance(found, Failure):
         (pytest.fail if name == OURS and not found.is_lack_of_memory else pytest.skip)(f"{name} fails with {found}")
     extra = {
-        "kind": "operation",
-        "op": operation.title,
-        "contender": name,
-        "ours": name == OURS,
+        **measured("operation", operation.title, name, spatial, plan.device, name == OURS),
         "pass": operation.passes,
-        "shape": list(spatial),
         "dtype": "float32",
-        "device": plan.device,
         "loss_error": found.error.loss,
         "gradient_error": found.error.gradient,
         "exact": found.exact,
