@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -104,8 +107,20 @@ class Counter:
         self.alive -= 1
 
 
+@contextlib.contextmanager
+def _profiler() -> Iterator[None]:
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, argument: None)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
 @pytest.mark.skipif("cpu" not in uk.available_backends("integrate_velocity"), reason="no CPU library")
-def test_backward_holds_three_fields_beyond_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("profiled", [False, True])
+def test_backward_holds_three_fields_beyond_its_result(monkeypatch: pytest.MonkeyPatch, profiled: bool) -> None:
+    """Also under a profiler or torch.compile, where Python holds the arguments of a call until the call returns."""
     backend, composition = get_backend(OP.name, "cpu"), get_backend("compose_ddf", "cpu")
     counter = Counter()
     scaled, forward, back = squaring._scaled, composition.forward, backend.square_backward
@@ -114,7 +129,8 @@ def test_backward_holds_three_fields_beyond_its_result(monkeypatch: pytest.Monke
     monkeypatch.setattr(backend, "square_backward", lambda *a: counter.count(back(*a)))
     velocity = velocities(5, 6, 7)
     incoming = torch.ones_like(velocity)
-    backend.backward(incoming, [], velocity, needs_grad=[True], steps=9, padding_mode="zeros")
+    with _profiler() if profiled else contextlib.nullcontext():
+        backend.backward(incoming, [], velocity, needs_grad=[True], steps=9, padding_mode="zeros")
     assert counter.most == 4  # the gradient among them
 
 

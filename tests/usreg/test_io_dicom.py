@@ -312,3 +312,27 @@ def test_frames_need_pydicom(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(DataError, match=r'pydicom, which is not installed.*pip install "usreg\[formats\]"'):
         read_header(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("name", ["dicomdirtests/98892001/CT5N", "J2K_pixelrep_mismatch.dcm", "rtdose.dcm"])
+def test_files_of_scanners_lie_where_simpleitk_puts_them(name):
+    """A series of a head, an oblique slice and a grid of doses, which pydicom brings with it."""
+    path = Path(pydicom.__file__).parent / "data" / "test_files" / name
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)) if path.is_dir() else str(path)
+    expected = sitk.ReadImage(files)
+    found = read_volume(path)
+    np.testing.assert_array_equal(found[0].numpy(), sitk.GetArrayFromImage(expected).transpose().astype(np.float32))
+    for index in [(0, 0, 0), (4, 2, 0), (1, 3, expected.GetDepth() - 1)]:
+        lps = np.array(expected.TransformIndexToPhysicalPoint(index))
+        np.testing.assert_allclose((found.affine.numpy() @ [*index, 1])[:3], lps * (-1, -1, 1), atol=1e-3)
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_file_without_an_image_says_what_it_is(tmp_path, in_folder):
+    dataset = multiframe("1.2.840.10008.5.1.4.1.1.481.3")
+    dataset.Modality = "RTSTRUCT"
+    for element in ("Rows", "Columns", "NumberOfFrames", "PixelData"):
+        delattr(dataset, element)
+    dataset.save_as(tmp_path / "contours.dcm", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"without an image \(RTSTRUCT, RT Structure Set Storage\).*save that as NIfTI"):
+        read_header(tmp_path if in_folder else tmp_path / "contours.dcm")

@@ -82,8 +82,11 @@ def _files_of_series(folder: Path, sitk: Any) -> list[Path]:
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if any(folder.iterdir()) else ()
     names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
     files = [[Path(name) for name in names_of_one] for names_of_one in names]
+    inner = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if not series and found and not inner:
+        open_frames(min(found))  # says what is wrong with it
+        raise DataError(f"{folder}: its {len(found)} DICOM file(s), such as {min(found).name}, are no slices; {VALID}")
     if not series:
-        inner = sorted(path.name for path in folder.iterdir() if path.is_dir())
         hint = f"it holds the folder(s) {', '.join(inner[:_LISTED])}: name one of them" if inner else VALID
         raise DataError(f"{folder}: is a folder without DICOM files; {hint}")
     if len(series) > 1:

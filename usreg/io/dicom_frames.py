@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .formats import DICOM, WAY_OUT
+from .formats import DICOM, VALID, WAY_OUT
 from .header import VolumeFile, make_header, one_line
 from .itk_files import import_simpleitk, no_directions, open_file, read_voxels, world_affine
 from .slices import even_step
@@ -58,6 +58,7 @@ def open_frames(path: Path) -> VolumeFile:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
+        _check_image(path)
         return open_file(path, DICOM)  # says what is wrong
     if len(reader.GetSize()) < 3 or reader.GetSize()[2] == 1:
         return open_file(path, DICOM)
@@ -83,6 +84,21 @@ def open_frames(path: Path) -> VolumeFile:
         return np.ascontiguousarray(read[..., order])
 
     return VolumeFile(header, voxels)
+
+
+def _check_image(path: Path) -> None:
+    """Raises where a file that ITK refuses is sound, and of a kind that holds no voxels."""
+    try:
+        import pydicom
+
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    except Exception:  # not installed, or whatever a damaged file makes it raise: the reader says what is wrong
+        return
+    uid, modality = dataset.get("SOPClassUID"), dataset.get("Modality")
+    if uid is None or modality is None or dataset.get("Rows") is not None:
+        return
+    contours = " Its contours become a label map in 3D Slicer: save that as NIfTI" if modality == "RTSTRUCT" else ""
+    raise DataError(f"{path}: is a DICOM file without an image ({modality}, {uid.name}); {VALID}.{contours}")
 
 
 def _simple(path: Path, dataset: Any) -> VolumeFile:

@@ -77,6 +77,7 @@ class Squaring(Backend):
             start = self._squared(_scaled(velocity, steps), begin, padding_mode)
             for step in reversed(range(end - begin)):
                 yield self._squared(start, step, padding_mode)
+            del start  # its memory serves the next segment
 
     def _squared(self, field: torch.Tensor, count: int, padding_mode: str) -> torch.Tensor:
         for _ in range(count):
