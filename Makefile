@@ -31,7 +31,7 @@ GPU_PACKAGES := pytest-xdist>=3.6
 
 # In two processes, each of which takes whole files: the tests of a file share what is slow to make. Threads that wait
 # sleep, so that they do not slow the other process down.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 CPP_SOURCES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
 
@@ -113,7 +113,8 @@ $(VENV)/triton-%/.installed: | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) triton==$*
 	@touch $@
 
-budgets: setup $(TRITONS:%=$(VENV)/triton-%/.installed) ## what older Tritons compile: sm_80 and sm_90, float32 and float16
+budgets: setup $(TRITONS:%=$(VENV)/triton-%/.installed) ## what Triton compiles for all targets and dtypes, and older ones for some
+	USREG_BUDGETS=all $(BIN)/python -m pytest tests/kernels/test_triton_compiled.py
 	set -e; for version in $(TRITONS); do echo "Triton $$version"; PYTHONPATH=$(abspath $(VENV))/triton-$$version USREG_BUDGETS=few \
 	  $(BIN)/python -m pytest tests/kernels/test_triton_compiled.py tests/kernels/test_triton_plan.py; done
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ sys.path.append(str(Path(__file__).parents[1]))  # behind everything that is ins
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported
+
+LONGEST_FIRST = (
+    "kernels/test_cuda_emulated.py",
+    "kernels/test_triton_compiled.py",
+    "kernels/test_backends.py",
+    "kernels/test_interoperability.py",
+    "kernels/test_gpu_stand_in.py",
+)
+"""The files that take longest, below this folder: several processes begin with them, or one would wait for the last.
+
+See "Tests" in CONTRIBUTING.md.
+"""
 
 OWN = {"bench", "gpu_tools", "kernels", "tools", "usreg", "usreg_kernels"}
 """Packages of this repository, which are never missing."""
@@ -52,8 +65,23 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("timeout"):
         config.addinivalue_line("markers", "timeout(seconds): of pytest-timeout, which is not installed")
+    if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None:
+        from kernels import fast_interpreter
+
+        fast_interpreter.install()
     # A pytest that a test starts is no worker of pytest-xdist. pytest-benchmark would measure nothing in one.
     os.environ.pop("PYTEST_XDIST_WORKER", None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist, which takes whole files in this order
+        longest_first(items)
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Put the tests of the files of ``LONGEST_FIRST`` before the others, which stay in order."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 class Module(pytest.Module):

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from kernels.cases import CASES, DTYPES, FUNCTIONS, ONE_CASE_PER_OP, Case, takes, widest, with_backends
+from kernels.cases import (
+    CASES,
+    DTYPES,
+    FUNCTIONS,
+    INTERPRETED_CASE_PER_OP,
+    ONE_CASE_PER_OP,
+    Case,
+    takes,
+    widest,
+    with_backends,
+)
 from kernels.compare import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,9 +36,11 @@ FAST = [
     for case, backend in with_backends(CASES)
     for dtype in DTYPES
     if backend != "reference" and takes(backend, dtype)
-    if backend != "triton" or dtype == torch.float32 or case in ONE_CASE_PER_OP  # the interpreter is slow
+    if backend != "triton" or dtype == torch.float32 or case in INTERPRETED_CASE_PER_OP  # the interpreter is slow
 ]
-OPCHECK = [(case, backend) for case, backend in with_backends(CASES) if backend != "triton" or case in ONE_CASE_PER_OP]
+OPCHECK = [
+    (case, backend) for case, backend in with_backends(CASES) if backend != "triton" or case in INTERPRETED_CASE_PER_OP
+]
 
 
 def _gradients(loss: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:

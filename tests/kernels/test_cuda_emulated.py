@@ -381,7 +381,7 @@ def test_what_cuda_leaves_undefined_is_found(kernel: str, outcome: str, tmp_path
 @pytest.mark.timeout(1200)
 def test_under_address_sanitizer() -> None:
     """Every feature once more, in a process whose kernels are compiled with the sanitizers."""
-    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # -O1 compiles more than twice as long
     runtimes = [
         subprocess.run([str(build.COMPILER), f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
@@ -395,8 +395,9 @@ def test_under_address_sanitizer() -> None:
         "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep what they allocate
     }
-    tests = "agrees or feature or chunks or odd or random or empty or strides or finite or step"
-    tests = "agrees or feature or chunks or smoothing or odd or random or empty or strides or finite"
+    # The values that a field's loss reads do not change where it reads.
+    tests = "(agrees or feature or chunks or smoothing or odd or random or empty or strides or finite or step or warp)"
+    tests += " and not opcheck and not gradcheck and not gradgradcheck and not field_voxels and not compile"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=build.ROOT)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

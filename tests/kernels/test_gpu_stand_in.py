@@ -27,6 +27,7 @@ NEEDS_A_GPU = {
 SMALL = (
     "(3d-default or automatic or autocast or steps or 2_31 or feature and (bfloat16 or chunks))"
     " and (not compile or dvf_mse)"
+    " and (not agrees_with_the_cpu or torch.float32 or dvf_mse)"
 )
 """At least one case of each test, those that take seconds in the interpreter."""
 
