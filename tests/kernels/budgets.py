@@ -129,6 +129,7 @@ BEFORE_3_8: Budgets = {
     ("lncc.correlate", "window 11"): (240, 168),
     ("lncc.propagate", "window 11"): (160, 136),
     ("lncc.correlate", "window 13"): (277, 232),
+    ("lncc.correlate", "gaussian 3"): (109, 128),
     ("lncc.propagate", "gaussian 3"): (50, 80),
     ("lncc.propagate", "gaussian 15"): (262, 184),
     ("lncc.propagate", "window 7, both gradients"): (155, 128),
