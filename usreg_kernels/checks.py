@@ -71,7 +71,7 @@ def _to_float(name: str, value: object) -> float:
 def check_number(name: str, value: object, least: float = -math.inf) -> float:
     """A finite number, not less than ``least``."""
     number = _to_float(name, value)
-    if not math.isfinite(number) or number < least:
+    if not abs(number) < math.inf or number < least:
         wanted = "a finite number" if least == -math.inf else f"a finite number of at least {least:g}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return number
@@ -95,7 +95,7 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
     if spacing is None:
         return None
     values = [_to_float("spacing", value) for value in _per_axis(spacing, spatial_dims)]
-    if len(values) != spatial_dims or not all(math.isfinite(value) and value > 0 for value in values):
+    if len(values) != spatial_dims or not all(0 < value < math.inf for value in values):
         raise ValueError(
             f"spacing must be {spatial_dims} positive numbers (mm per voxel, one per axis), or one for all axes, "
             f"got {spacing!r}"
@@ -106,7 +106,7 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
 def check_sigma(sigma: float | Sequence[float], spatial_dims: int) -> list[float]:
     """One standard deviation of at least 0 per spatial axis, from one number or one per axis."""
     values = [_to_float("sigma", value) for value in _per_axis(sigma, spatial_dims)]
-    if len(values) != spatial_dims or not all(math.isfinite(value) and value >= 0 for value in values):
+    if len(values) != spatial_dims or not all(0 <= value < math.inf for value in values):
         raise ValueError(
             f"sigma must be {spatial_dims} finite numbers of at least 0 (voxels, one per axis), or one for all axes, "
             f"got {sigma!r}"
