@@ -12,8 +12,20 @@ import torch
 
 Loss = Callable[..., torch.Tensor]
 
-INPUTS = {"lncc": 2, "gradient_smoothness": 1, "bending_energy": 1, "dvf_mse": 2, "dvf_supervision": 2, "folding": 1}
+INPUTS = {
+    "lncc": 2,
+    "mind": 2,
+    "gradient_smoothness": 1,
+    "bending_energy": 1,
+    "dvf_mse": 2,
+    "dvf_supervision": 2,
+    "folding": 1,
+    "mutual_information": 2,
+}
 """How many tensors each op takes."""
+
+OF_IMAGES = ("lncc", "mind", "mutual_information")
+"""The losses of two images; the others take fields."""
 
 IMAGES: dict[str, tuple[int, ...]] = {
     "tiny": (1, 1, 20, 24, 28),
@@ -28,7 +40,9 @@ IMAGES: dict[str, tuple[int, ...]] = {
 ``2d`` a batch of slices, ``wide`` a batch of feature maps (GPUs only), ``tiny`` a trial of the benchmark itself."""
 
 SHAPES_OF_FIELDS = ("64", "96", "128", "brain")
+SHAPES_OF_MIND = ("64", "128", "brain")
 SHAPES_OF_SUPERVISION = ("64", "brain")  # its terms are benchmarks of their own
+SHAPES_OF_MUTUAL_INFORMATION = ("128", "brain")  # others take seconds
 SHAPES = {"cpu": ("64", "96", "128", "brain", "2d"), "cuda": ("64", "96", "128", "brain", "2d", "wide")}
 """By device, the shapes of LNCC that run where none are chosen."""
 
@@ -39,7 +53,7 @@ WINDOW = 9
 WINDOWS = (3, 5, 9)
 TRAINED_WINDOWS = (3, 9)  # MONAI's default and VoxelMorph's
 ALL_WINDOWS = (3, 5, 7, 9, 11, 15)
-SCHEMES = ("forward", "central")
+SCHEMES = {"gradient_smoothness": ("forward", "central"), "mutual_information": ("b-spline", "gaussian")}
 DTYPES = (torch.float32, torch.bfloat16)
 ALL_DTYPES = (*DTYPES, torch.float16, torch.float64)
 PASSES = (True, False)
@@ -56,7 +70,7 @@ class Case:
         dtype: of each input tensor.
         backward: forward and backward, or only forward, without a gradient.
         window: LNCC's ``kernel_size``; None for the other ops.
-        scheme: of the gradient smoothness; None for the other ops.
+        scheme: of the gradient smoothness; the windows of mutual information; None for the other ops.
     """
 
     op: str
@@ -69,8 +83,13 @@ class Case:
     @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of our function."""
-        given = {"kernel_size": self.window, "scheme": self.scheme}
+        given = {"kernel_size": self.window, "kernel" if self.takes_images else "scheme": self.scheme}
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether inputs are images; else they are fields."""
+        return self.op in OF_IMAGES
 
     @property
     def passes(self) -> str:
@@ -91,7 +110,8 @@ class Case:
     @property
     def name(self) -> str:
         """In words, for titles and test ids; without blanks."""
-        extra = [f"window{self.window}"] * (self.window is not None) + [f"{self.scheme}_differences"] * (
+        kind = "windows" if self.takes_images else "differences"
+        extra = [f"window{self.window}"] * (self.window is not None) + [f"{self.scheme}_{kind}"] * (
             self.scheme is not None
         )
         return "-".join(["x".join(map(str, self.shape)), self.dtype_name, *map(str, extra), self.passes])
@@ -99,7 +119,7 @@ class Case:
     @property
     def voxels(self) -> int:
         """Voxels of an input: each channel of an image counts, the components of a field count as one."""
-        return prod(self.shape) if self.op == "lncc" else prod(self.shape) // self.shape[1]
+        return prod(self.shape) if self.takes_images else prod(self.shape) // self.shape[1]
 
     @property
     def least_bytes(self) -> int:
@@ -125,7 +145,7 @@ def cases(op: str, device: str = "cpu", full: bool = False, chosen: Sequence[str
             each variation.
         chosen: names of shapes that replace the device's.
     """
-    found = _lncc_cases if op == "lncc" else _field_cases
+    found = {"lncc": _lncc_cases, "mind": _mind_cases}.get(op, _field_cases)
     return sorted(dict.fromkeys(found(op, device, full, chosen)), key=lambda case: case.voxels)
 
 
@@ -146,13 +166,24 @@ def _lncc_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iter
             yield from (replace(base, dtype=dtype) for dtype in DTYPES)
 
 
+def _mind_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
+    names = [name for name in chosen or SHAPES_OF_MIND if len(IMAGES[name]) == 5]
+    for name in names:
+        base = Case(op, IMAGES[name])
+        combinations = product(ALL_DTYPES, PASSES) if full else [(torch.float32, True)]
+        yield from (replace(base, dtype=dtype, backward=backward) for dtype, backward in combinations)
+        if name == names[0]:
+            yield replace(base, backward=False)
+
+
 def _field_cases(op: str, device: str, full: bool, chosen: Sequence[str]) -> Iterator[Case]:
-    usual = SHAPES_OF_SUPERVISION if op == "dvf_supervision" and not full else SHAPES_OF_FIELDS
+    fewer = {"dvf_supervision": SHAPES_OF_SUPERVISION, "mutual_information": SHAPES_OF_MUTUAL_INFORMATION}
+    usual = SHAPES_OF_FIELDS if full else fewer.get(op, SHAPES_OF_FIELDS)
     names = [name for name in chosen or usual if len(IMAGES[name]) == 5 and IMAGES[name][1] == 1]
     for name in names:
         batch, _, *spatial = IMAGES[name]
-        for scheme in SCHEMES if op == "gradient_smoothness" else (None,):
-            base = Case(op, (batch, 3, *spatial), scheme=scheme)
+        for scheme in SCHEMES.get(op, (None,)):
+            base = Case(op, (batch, 1 if op == "mutual_information" else 3, *spatial), scheme=scheme)
             if full:
                 combinations = product(ALL_DTYPES, PASSES)
                 yield from (replace(base, dtype=dtype, backward=backward) for dtype, backward in combinations)

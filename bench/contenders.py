@@ -23,12 +23,16 @@ from bench.plain import (
     conv_lncc,
     finite_differences,
     folding,
+    mind,
     pooled_lncc,
     separable_conv_lncc,
     supervision,
 )
 from usreg_kernels.dispatch import machine_reasons
 from usreg_kernels.functional import LOSSES
+
+NUM_BINS = 32
+"""Our default for mutual information."""
 
 REFERENCE = "USReg reference"
 """The oracle's name among the contenders."""
@@ -110,6 +114,12 @@ def _lncc() -> list[Contender]:
     ]
 
 
+def _mind() -> list[Contender]:
+    pooled = Contender("PyTorch avg_pool", lambda case: mind(pooled=True))
+    summed = Contender("PyTorch, shifted sums", lambda case: mind(pooled=False))
+    return [pooled, compiled(pooled), summed, compiled(summed)]
+
+
 def _smoothness() -> list[Contender]:
     plain = Contender("PyTorch differences", _differences)
     return [plain, compiled(plain), Contender("MONAI", _monai_diffusion, standard=True)]
@@ -140,13 +150,20 @@ def _folding() -> list[Contender]:
     return [plain, compiled(plain)]
 
 
+def _mutual_information() -> list[Contender]:
+    monai = Contender("MONAI", _monai_mutual_information, standard=True)
+    return [monai, compiled(monai)]
+
+
 _OTHERS: dict[str, Callable[[], list[Contender]]] = {
     "lncc": _lncc,
+    "mind": _mind,
     "gradient_smoothness": _smoothness,
     "bending_energy": _bending_energy,
     "dvf_mse": _dvf_mse,
     "dvf_supervision": _dvf_supervision,
     "folding": _folding,
+    "mutual_information": _mutual_information,
 }
 
 
@@ -188,6 +205,10 @@ def _monai_diffusion(case: Case) -> Loss:
     if case.scheme != "central":
         raise Absent("its DiffusionLoss takes only central differences")
     return _module("monai.losses").DiffusionLoss()
+
+
+def _monai_mutual_information(case: Case) -> Loss:
+    return _module("monai.losses").GlobalMutualInformationLoss(case.scheme, num_bins=NUM_BINS)
 
 
 def _differences(case: Case) -> Loss:

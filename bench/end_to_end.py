@@ -147,7 +147,7 @@ def _runs_of_trainer(
     trainer, batch = _trainer(name, size, device, folder, amp)
 
     def whole() -> None:
-        last[name] = trainer.step(batch, StopRequest()).loss
+        last[name] = trainer.step([batch], StopRequest()).loss
 
     def only_loss() -> None:
         warped = batch["moving"].clone().requires_grad_()

@@ -85,6 +85,35 @@ def supervision(smooth_weight: float = 0.01) -> Pair:
     return loss
 
 
+def mind(pooled: bool, radius: int = 2, dilation: int = 2) -> Pair:
+    """The MIND loss of volumes, by ``avg_pool3d`` or by sums along one axis after the other."""
+    pairs = [(a + p, b + q) for a, b in ((0, 2), (0, 4), (2, 4)) for p in (0, 1) for q in (0, 1)]
+    window = 2 * radius + 1
+
+    def along(x: torch.Tensor, axis: int) -> torch.Tensor:
+        size = x.shape[axis] - 2 * radius
+        return sum((x.narrow(axis, start, size) for start in range(1, window)), start=x.narrow(axis, 0, size)) / window
+
+    def describe(image: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(image, [dilation] * 6, mode="replicate")
+        near = []
+        for axis in (2, 3, 4):
+            for start in (0, 2 * dilation):
+                shifted = padded
+                for other in (2, 3, 4):
+                    shifted = shifted.narrow(other, start if other == axis else dilation, image.shape[other])
+                near.append(shifted)
+        squares = torch.cat([(near[p] - near[q]).square() for p, q in pairs], dim=1)
+        squares = F.pad(squares, [radius] * 6, mode="replicate")
+        distances = F.avg_pool3d(squares, window, stride=1) if pooled else along(along(along(squares, 2), 3), 4)
+        excess = distances - distances.amin(dim=1, keepdim=True)
+        variance = excess.mean(dim=1, keepdim=True)
+        mean = variance.detach().mean(dim=(1, 2, 3, 4), keepdim=True)
+        return torch.exp(-excess / torch.minimum(torch.maximum(variance, 1e-3 * mean), 1e3 * mean))
+
+    return lambda pred, target: (describe(pred) - describe(target)).square().mean()
+
+
 def folding(ddf: torch.Tensor) -> torch.Tensor:
     """The mean of how far the Jacobian determinants of a volume's field fall below 0."""
     return F.relu(-jacobian_determinant(ddf)).mean()

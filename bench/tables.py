@@ -8,11 +8,13 @@ from bench.results import Entry, Results, by_case, ours
 
 TITLES = {
     "lncc": "LNCC",
+    "mind": "MIND",
     "gradient_smoothness": "Gradient smoothness",
     "bending_energy": "Bending energy",
     "dvf_mse": "DVF MSE",
     "dvf_supervision": "DVF supervision",
     "folding": "Folding",
+    "mutual_information": "Mutual information",
 }
 
 SUMMARY_WINDOWS = (3, 9)

@@ -153,6 +153,13 @@ def test_the_plain_folding_is_ours() -> None:
     torch.testing.assert_close(plain.folding(ddf), uk.folding_loss(ddf))
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_the_plain_mind_is_ours(pooled: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, target = (torch.rand(2, 1, 5, 6, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    torch.testing.assert_close(plain.mind(pooled)(pred, target), uk.mind_loss(pred, target))
+
+
 def test_every_loss_of_ours_is_measured_and_has_a_table() -> None:
     ops = {name.removesuffix("_loss") for name in uk.__all__ if name.endswith("_loss")}
     assert set(LOSSES) == set(INPUTS) == set(tables.TITLES) == ops
@@ -213,7 +220,7 @@ def test_the_full_run_holds_the_short_one(op: str) -> None:
     sizes = {case.shape for case in full}
     dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     varieties = {(case.window, case.scheme) for case in full}
-    assert len(varieties) == {"lncc": len(ALL_WINDOWS), "gradient_smoothness": 2}.get(op, 1)
+    assert len(varieties) == {"lncc": len(ALL_WINDOWS), "gradient_smoothness": 2, "mutual_information": 2}.get(op, 1)
     assert {(case.shape, case.dtype, case.backward, (case.window, case.scheme)) for case in full} == set(
         itertools.product(sizes, dtypes, (False, True), varieties)
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DETAILS = """\
 the config inside the checkpoint says which cases there are and how they are prepared; key=value replaces single
-settings. A run's folder means its best_val_loss.pt, or last.pt where there is none.
+settings. A run's folder means its best checkpoint, or last.pt where there is none.
 
 examples:
   python -m usreg.evaluate --checkpoint runs/mine/20260101-120000

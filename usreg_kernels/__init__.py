@@ -8,7 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from usreg_kernels import integrations, library, optim
 from usreg_kernels.dispatch import BackendError, available_backends, use_backend
-from usreg_kernels.fields import compose_ddf, gaussian_smooth, integrate_velocity, jacobian_determinant, warp
+from usreg_kernels.fields import (
+    compose_ddf,
+    gaussian_smooth,
+    integrate_velocity,
+    jacobian_determinant,
+    mind_ssc,
+    warp,
+)
 from usreg_kernels.functional import (
     bending_energy_loss,
     dvf_mse_loss,
@@ -17,6 +24,8 @@ from usreg_kernels.functional import (
     folding_loss,
     gradient_smoothness_loss,
     lncc_loss,
+    mind_loss,
+    mutual_information_loss,
 )
 from usreg_kernels.modules import (
     BendingEnergyLoss,
@@ -25,6 +34,8 @@ from usreg_kernels.modules import (
     FoldingLoss,
     GradientSmoothnessLoss,
     LNCCLoss,
+    MINDLoss,
+    MutualInformationLoss,
 )
 
 try:
@@ -40,6 +51,8 @@ __all__ = [
     "FoldingLoss",
     "GradientSmoothnessLoss",
     "LNCCLoss",
+    "MINDLoss",
+    "MutualInformationLoss",
     "__version__",
     "available_backends",
     "bending_energy_loss",
@@ -55,6 +68,9 @@ __all__ = [
     "jacobian_determinant",
     "library",
     "lncc_loss",
+    "mind_loss",
+    "mind_ssc",
+    "mutual_information_loss",
     "optim",
     "use_backend",
     "warp",

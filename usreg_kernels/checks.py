@@ -81,12 +81,34 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer, torch.SymInt)) and not isinstance(value, bool)
 
 
-def check_count(name: str, value: int) -> int:
-    """An integer (NumPy's too) of at least 0."""
+def check_positive(name: str, value: object) -> float:
+    """A finite number above 0."""
+    number = _to_float(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    return number
+
+
+LEAST_BINS = {"b-spline": 6, "gaussian": 2}
+"""Bins of a histogram that tell values apart, by the window: a B-spline has two free bins at each end."""
+
+
+def check_bins(num_bins: int, kernel: str) -> int:
+    """The bins of an image's histogram, an integer (NumPy's too), enough for a window."""
+    if not _is_integer(num_bins):
+        raise TypeError(f"num_bins must be an integer, got {num_bins!r}")
+    if num_bins < LEAST_BINS[kernel]:
+        raise ValueError(f"num_bins must be at least {LEAST_BINS[kernel]} for kernel={kernel!r}, got {num_bins!r}")
+    return int(num_bins)
+
+
+def check_count(name: str, value: int, least: int = 0, most: int | None = None) -> int:
+    """An integer (NumPy's too) of at least ``least`` and, where it is given, at most ``most``."""
+    wanted = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
     if not _is_integer(value):
-        raise TypeError(f"{name} must be an integer of at least 0, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return int(value)
 
 
@@ -148,6 +170,15 @@ def check_spatial(name: str, tensor: torch.Tensor) -> int:
             f"{name} must have shape (B, C, spatial...) with 1, 2 or 3 spatial dimensions, got {tuple(tensor.shape)}"
         )
     return tensor.ndim - 2
+
+
+def check_mind(name: str, dims: int, image: torch.Tensor) -> None:
+    """An image of two or three spatial dimensions, whose voxels have neighbours along different axes."""
+    if dims == 1:
+        raise ValueError(
+            f"MIND-SSC compares neighbours along two different axes: {name} must have shape (B, C, H, W) or "
+            f"(B, C, D, H, W), got {tuple(image.shape)}"
+        )
 
 
 def check_field(name: str, dvf: torch.Tensor, smallest: int = 0) -> int:

@@ -17,6 +17,8 @@ from usreg_kernels.ops.gaussian_smooth import OP as GAUSSIAN_SMOOTH
 from usreg_kernels.ops.gaussian_smooth.weights import LARGEST_RADIUS
 from usreg_kernels.ops.integrate_velocity import OP as INTEGRATE_VELOCITY
 from usreg_kernels.ops.jacobian_determinant import OP as JACOBIAN_DETERMINANT
+from usreg_kernels.ops.mind_ssc import OP as MIND_SSC
+from usreg_kernels.ops.mind_ssc.pairs import LARGEST_RADIUS as LARGEST_MIND
 from usreg_kernels.ops.operator import loss_dtype
 from usreg_kernels.ops.warp import OP as WARP
 
@@ -212,6 +214,42 @@ def gaussian_smooth(
     )
 
 
+def mind_ssc(image: torch.Tensor, *, radius: int = 2, dilation: int = 2) -> torch.Tensor:
+    """The descriptor MIND-SSC of an image: how alike the neighbours of each voxel are, whatever the brightness.
+
+    Each channel compares two of the neighbours that lie ``dilation`` voxels from a voxel along different axes: of six
+    neighbours in 3-D 12 pairs, of four in 2-D 4. With ``D_k`` the mean over a window of the squared difference of the
+    pair's values, ``E_k = D_k - min_k D_k`` and ``V = mean_k E_k``, a channel is ``exp(-E_k / V)``. V is limited to
+    [1e-3, 1e3] times its mean over the image; the limits are constants for the gradient. The image, and the squared
+    differences, are repeated at the border.
+
+    Source: Heinrich et al., "Towards realtime multimodal fusion for image-guided interventions using
+    self-similarities", MICCAI 2013.
+
+    Args:
+        image: (B, C, spatial...) with 2 or 3 spatial dimensions; any value range. Each of its channels is an image of
+            its own.
+        radius: of the window in voxels, 0 to 32: it has 2 radius + 1 voxels along each axis.
+        dilation: how far the neighbours lie, in voxels, 1 to 32.
+
+    Returns:
+        (B, 12 C, spatial...) in 3-D, (B, 4 C, spatial...) in 2-D, from 0 to 1 and 1 in one channel at least: float64
+        where the image is, else float32, also for half precision. First the channels of the image's first channel.
+        All 1 where an image is constant; all NaN where it holds a value that is not finite.
+
+    Raises:
+        TypeError: the image is not a floating-point tensor; ``radius`` or ``dilation`` is no integer.
+        ValueError: one spatial dimension; a radius or dilation out of its range.
+    """
+    checks.check_floating("image", image)
+    checks.check_mind("image", checks.check_spatial("image", image), image)
+    return MIND_SSC(
+        image,
+        radius=checks.check_count("radius", radius, most=LARGEST_MIND),
+        dilation=checks.check_count("dilation", dilation, least=1, most=LARGEST_MIND),
+    )
+
+
 def _common_dtype(first: torch.Tensor, *others: torch.Tensor | None) -> torch.dtype:
     """The dtype that kernels get: the inputs' own if they agree; else float64 if one is float64, else float32."""
     dtypes = {tensor.dtype for tensor in (first, *others) if tensor is not None}
@@ -226,5 +264,6 @@ FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     INTEGRATE_VELOCITY.name: integrate_velocity,
     JACOBIAN_DETERMINANT.name: jacobian_determinant,
     GAUSSIAN_SMOOTH.name: gaussian_smooth,
+    MIND_SSC.name: mind_ssc,
 }
 """The function of each op, by the op's name."""

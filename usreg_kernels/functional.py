@@ -23,14 +23,19 @@ from usreg_kernels.ops.dvf_supervision import OP as DVF_SUPERVISION
 from usreg_kernels.ops.folding import OP as FOLDING
 from usreg_kernels.ops.gradient_smoothness import OP as GRADIENT_SMOOTHNESS
 from usreg_kernels.ops.lncc import OP as LNCC
+from usreg_kernels.ops.mind import OP as MIND
+from usreg_kernels.ops.mind_ssc.pairs import LARGEST_RADIUS
+from usreg_kernels.ops.mutual_information import OP as MUTUAL_INFORMATION
 from usreg_kernels.ops.reduction import Reduction
 from usreg_kernels.windows import KernelType
 
 Penalty = Literal["l2", "l1"]
 Scheme = Literal["forward", "central"]
+ParzenKernel = Literal["b-spline", "gaussian"]
 
 PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+PARZEN_KERNELS: tuple[ParzenKernel, ...] = get_args(ParzenKernel)
 
 
 def lncc_loss(
@@ -77,6 +82,51 @@ def lncc_loss(
         reduction=checks.check_reduction(reduction),
         smooth_nr=checks.check_number("smooth_nr", smooth_nr),
         smooth_dr=checks.check_number("smooth_dr", smooth_dr, least=0.0),
+    )
+
+
+def mind_loss(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    radius: int = 2,
+    dilation: int = 2,
+    mask: torch.Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> torch.Tensor:
+    """The squared difference of the MIND-SSC descriptors of two images: 0 where their structure is the same.
+
+    ``mean over channels and voxels of (mind_ssc(pred) - mind_ssc(target))^2``, see
+    :func:`usreg_kernels.mind_ssc`. The descriptor does not change with brightness and contrast, so that images of
+    different modalities can be compared. Neither descriptor is kept in memory.
+
+    Args:
+        pred: (B, C, spatial...) with 2 or 3 spatial dimensions, for example the warped image; any value range.
+        target: same shape, dtype and device as ``pred``, for example the fixed image.
+        radius: of the window in voxels, 0 to 32: it has 2 radius + 1 voxels along each axis.
+        dilation: how far the neighbours lie that are compared, in voxels, 1 to 32.
+        mask: (B, 1 or C, spatial...), any real dtype; weighs the map, ``sum(m * map) / sum(m)`` for ``"mean"``. The
+            descriptors see all voxels. An all-zero mask gives 0 and zero gradients. It gets no gradient.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the map (B, C, spatial...), a mean over the descriptor's
+            channels.
+
+    Returns:
+        A scalar, or the map for ``reduction="none"``; values from 0 to 1 for a mean. The mean of an empty batch is NaN.
+        NaN where an image holds a value that is not finite.
+
+    Raises:
+        TypeError: an input is not a floating-point tensor; ``radius`` or ``dilation`` is no integer.
+        ValueError: shapes, dtypes or devices differ; one spatial dimension; a radius or dilation out of its range; an
+            unknown reduction.
+    """
+    checks.check_mind("pred", checks.check_pair("pred", pred, "target", target), pred)
+    return MIND(
+        pred,
+        target,
+        checks.check_mask(mask, pred),
+        radius=checks.check_count("radius", radius, most=LARGEST_RADIUS),
+        dilation=checks.check_count("dilation", dilation, least=1, most=LARGEST_RADIUS),
+        reduction=checks.check_reduction(reduction),
     )
 
 
@@ -236,13 +286,74 @@ def folding_loss(
     )
 
 
+def mutual_information_loss(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    num_bins: int = 32,
+    kernel: ParzenKernel = "b-spline",
+    normalized: bool = False,
+    sigma_ratio: float = 0.5,
+    reduction: Reduction = "mean",
+    smooth_nr: float = 1e-7,
+    smooth_dr: float = 1e-7,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mutual information of the intensities, negated, in nats: lower is more alike, 0 is no relation.
+
+    ``-sum p log((p + smooth_nr) / (p_a p_b + smooth_dr) + smooth_dr)`` with the joint distribution ``p`` of a batch
+    item, all its channels together: MONAI 1.6's ``GlobalMutualInformationLoss``. A joint histogram counts each voxel by
+    a window over the bins of either image (Parzen windows).
+
+    Args:
+        pred: (B, C, spatial...) with 1, 2 or 3 spatial dimensions, for example the warped image.
+        target: same shape, dtype and device as ``pred``, for example the fixed image.
+        num_bins: bins per image, at least 2; for ``"b-spline"`` at least 6, four of which lie around the values.
+        kernel: ``"b-spline"`` (Mattes): bins over the range of the values in the batch, whatever it is; a cubic
+            B-spline for ``pred``, and a box for ``target``, which gets a gradient of 0. ``"gaussian"``: bins over
+            [0, 1], values outside count as 0 or 1; a gaussian for both images, which both get a gradient.
+        normalized: ``-(H_a + H_b + smooth_nr) / (H_ab + smooth_dr)`` instead, with the entropies H: from -1, no
+            relation, to -2, a perfect one.
+        sigma_ratio: standard deviation of the gaussian in bins, above 0.
+        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"`` for one value per item.
+        smooth_nr: added to the numerator, at least 0.
+        smooth_dr: added to the denominator, and within the logarithm; above 0.
+        mask: (B, 1 or C, spatial...), any real dtype, at least 0; weighs the voxels. Where it is 0, a voxel is left
+            out, also from the range of values, whatever its value. An item whose mask is 0 everywhere counts 0, with
+            zero gradients. It gets no gradient.
+
+    Returns:
+        A scalar, or (B,) for ``reduction="none"``. The mean of an empty batch is NaN.
+
+    Raises:
+        TypeError: an input is not a floating-point tensor; ``num_bins`` is no integer.
+        ValueError: shapes, dtypes or devices differ; too few bins; an unknown name; a number out of its range.
+    """
+    checks.check_pair("pred", pred, "target", target)
+    kernel = checks.check_choice("kernel", kernel, PARZEN_KERNELS)
+    return MUTUAL_INFORMATION(
+        pred,
+        target,
+        checks.check_mask(mask, pred),
+        num_bins=checks.check_bins(num_bins, kernel),
+        kernel_type=kernel,
+        normalized=bool(normalized),
+        sigma_ratio=checks.check_positive("sigma_ratio", sigma_ratio),
+        reduction=checks.check_reduction(reduction),
+        smooth_nr=checks.check_number("smooth_nr", smooth_nr, least=0.0),
+        smooth_dr=checks.check_positive("smooth_dr", smooth_dr),
+    )
+
+
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     LNCC.name: lncc_loss,
+    MIND.name: mind_loss,
     GRADIENT_SMOOTHNESS.name: gradient_smoothness_loss,
     BENDING_ENERGY.name: bending_energy_loss,
     DVF_MSE.name: dvf_mse_loss,
     DVF_SUPERVISION.name: dvf_supervision_loss,
     FOLDING.name: folding_loss,
+    MUTUAL_INFORMATION.name: mutual_information_loss,
 }
 """The function of each loss, by the op's name."""
 

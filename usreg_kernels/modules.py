@@ -10,8 +10,10 @@ from torch import nn
 
 from usreg_kernels import checks
 from usreg_kernels.functional import (
+    PARZEN_KERNELS,
     PENALTIES,
     SCHEMES,
+    ParzenKernel,
     Penalty,
     Scheme,
     bending_energy_loss,
@@ -20,7 +22,10 @@ from usreg_kernels.functional import (
     folding_loss,
     gradient_smoothness_loss,
     lncc_loss,
+    mind_loss,
+    mutual_information_loss,
 )
+from usreg_kernels.ops.mind_ssc.pairs import LARGEST_RADIUS
 from usreg_kernels.ops.reduction import Reduction
 from usreg_kernels.windows import KernelType
 
@@ -85,6 +90,22 @@ class LNCCLoss(_Loss):
                 f"got {tuple(pred.shape)}; set spatial_dims={pred.ndim - 2} to compare such images"
             )
         return lncc_loss(pred, target, mask=mask, **self._keywords())
+
+
+class MINDLoss(_Loss):
+    """The squared difference of two images' MIND-SSC descriptors; see :func:`usreg_kernels.mind_loss`."""
+
+    _arguments = ("radius", "dilation", "reduction")
+
+    def __init__(self, radius: int = 2, dilation: int = 2, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.radius = checks.check_count("radius", radius, most=LARGEST_RADIUS)
+        self.dilation = checks.check_count("dilation", dilation, least=1, most=LARGEST_RADIUS)
+        self.reduction = checks.check_reduction(reduction)
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss of ``pred`` and ``target`` (B, C, spatial...), with an optional ``mask`` (B, 1 or C, spatial...)."""
+        return mind_loss(pred, target, mask=mask, **self._keywords())
 
 
 class GradientSmoothnessLoss(_Loss):
@@ -181,3 +202,47 @@ class FoldingLoss(_Loss):
     def forward(self, ddf: torch.Tensor) -> torch.Tensor:
         """The folding of ``ddf`` (B, n, spatial...)."""
         return folding_loss(ddf, **self._keywords())
+
+
+class MutualInformationLoss(_Loss):
+    """Mutual information of the intensities, negated; see :func:`usreg_kernels.mutual_information_loss`.
+
+    Takes the constructor arguments of MONAI's ``GlobalMutualInformationLoss``, positionally too. The defaults are those
+    of the function: MONAI's are ``kernel_type="gaussian", num_bins=23``.
+    """
+
+    _arguments = ("kernel_type", "num_bins", "sigma_ratio", "reduction", "smooth_nr", "smooth_dr", "normalized")
+
+    def __init__(
+        self,
+        kernel_type: ParzenKernel = "b-spline",
+        num_bins: int = 32,
+        sigma_ratio: float = 0.5,
+        reduction: Reduction = "mean",
+        smooth_nr: float = 1e-7,
+        smooth_dr: float = 1e-7,
+        normalized: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_type = checks.check_choice("kernel_type", kernel_type, PARZEN_KERNELS)
+        self.num_bins = checks.check_bins(num_bins, self.kernel_type)
+        self.sigma_ratio = checks.check_positive("sigma_ratio", sigma_ratio)
+        self.reduction = checks.check_reduction(reduction)
+        self.smooth_nr = checks.check_number("smooth_nr", smooth_nr, least=0.0)
+        self.smooth_dr = checks.check_positive("smooth_dr", smooth_dr)
+        self.normalized = bool(normalized)
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss of ``pred`` and ``target`` (B, C, spatial...), with an optional ``mask`` (B, 1 or C, spatial...)."""
+        return mutual_information_loss(
+            pred,
+            target,
+            num_bins=self.num_bins,
+            kernel=self.kernel_type,
+            normalized=self.normalized,
+            sigma_ratio=self.sigma_ratio,
+            reduction=self.reduction,
+            smooth_nr=self.smooth_nr,
+            smooth_dr=self.smooth_dr,
+            mask=mask,
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import torch
 from bench.recording import processor
 from bench.register.contenders import CONTENDERS, RUNNERS, Absent, Contender, interpreter, last_line
 from bench.register.pairs import DATASETS, Pair, make_pairs
+from bench.register.results import Report
 from bench.register.table import table
 from usreg.io.transforms import read_transform
 from usreg.metrics.field import folding_ratio
@@ -34,23 +36,20 @@ PROJECT = Path(__file__).parents[2]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; 0 where our own registrations all ran."""
     options = _options(arguments)
-    results: list[dict[str, Any]] = []
-    absent: list[dict[str, str]] = []
+    machine = {"processor": processor(), "threads": options.threads, "date": date.today().isoformat()}
+    report = Report(machine, options.note, Path(options.out) if options.add else None)
     with tempfile.TemporaryDirectory() as work:
         for dataset in options.datasets:
             pairs = make_pairs(dataset, Path(options.data), Path(work) / dataset)[: options.pairs]
-            results += [_before(pair) for pair in pairs]
+            report.add([_before(pair) for pair in pairs])
             for contender in _chosen(options.contenders):
                 print(f"{dataset}: {contender.name}", file=sys.stderr, flush=True)
                 try:
-                    results += _run(contender, pairs, Path(work), options)
+                    report.add(_run(contender, pairs, Path(work), options))
                 except Absent as reason:
-                    absent.append({"contender": contender.name, "dataset": dataset, "reason": str(reason)})
-    machine = {"processor": processor(), "threads": options.threads, "date": date.today().isoformat()}
-    report = {"machine": machine, "note": options.note, "results": results, "absent": absent}
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.out).write_text(json.dumps(report, indent=1) + "\n")
-    print(table(report))
+                    report.leave_out(contender.name, dataset, str(reason))
+                report.write(Path(options.out))
+    print(table(report.content))
     return 0
 
 
@@ -60,16 +59,23 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", default="bench/results/latest-register.json", help="the JSON file of the results")
     parser.add_argument("--environments", default=".venv-register", help="where the contenders' environments are made")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--contenders", nargs="+", default=[""], help="those whose names hold one of these words")
+    parser.add_argument("--contenders", nargs="+", default=[""], help="names, or words in names")
     parser.add_argument("--pairs", type=int, help="only the first pairs of each data set")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--patience", type=float, default=600, help="seconds that a contender gets for a pair")
-    parser.add_argument("--note", default="", help="what a reader must know of the machine, e.g. that it was shared")
+    parser.add_argument("--note", default="", help="what a reader must know of the run")
+    parser.add_argument("--busy", action="store_true", help="the machine has other work too: the seconds are marked")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what the file of --out holds and is not measured again"
+    )
     return parser.parse_args(arguments)
 
 
 def _chosen(words: Sequence[str]) -> list[Contender]:
-    return [one for one in CONTENDERS if any(word.lower() in one.name.lower() for word in words)]
+    """Those with such a name, or, for a word that is no name, with the word in their name."""
+    given, names = {word.lower() for word in words}, {one.name.lower() for one in CONTENDERS}
+    parts = given - names
+    return [o for o in CONTENDERS if o.name.lower() in given or any(part in o.name.lower() for part in parts)]
 
 
 def _before(pair: Pair) -> dict[str, Any]:
@@ -92,10 +98,11 @@ def _run(contender: Contender, pairs: Sequence[Pair], work: Path, options: argpa
         Absent: it has no environment, fails, or takes too long.
     """
     python = interpreter(contender, Path(options.environments))
-    out = work / "out" / contender.name
+    out = work / "out" / _plain(contender.name)
+    folders = [out / _plain(pair.name) for pair in pairs]
     jobs = [
-        {name: str(getattr(pair, name)) for name in ("fixed", "moving", "moving_label")} | {"out": str(out / pair.name)}
-        for pair in pairs
+        {name: str(getattr(pair, name)) for name in ("fixed", "moving", "moving_label")} | {"out": str(folder)}
+        for pair, folder in zip(pairs, folders, strict=True)
     ]
     list_of_jobs = work / "jobs.json"
     list_of_jobs.write_text(json.dumps(jobs))
@@ -115,7 +122,15 @@ def _run(contender: Contender, pairs: Sequence[Pair], work: Path, options: argpa
         raise Absent(f"takes more than {options.patience:g} s a pair (--patience)") from error
     if done.returncode:
         raise Absent(f"fails: {last_line(done.stderr)}")
-    return [_measured(contender, pair, out / pair.name) for pair in pairs]
+    return [
+        {**_measured(contender, pair, folder), "busy": options.busy}
+        for pair, folder in zip(pairs, folders, strict=True)
+    ]
+
+
+def _plain(name: str) -> str:
+    """A name for a folder without blanks, at which Greedy's command line would split it."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _measured(contender: Contender, pair: Pair, out: Path) -> dict[str, Any]:

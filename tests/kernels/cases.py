@@ -17,6 +17,8 @@ SPATIAL = {1: (13,), 2: (7, 9), 3: (5, 6, 7)}
 
 TENSORS = {
     "lncc": ("pred", "target"),
+    "mind": ("pred", "target"),
+    "mind_ssc": ("image",),
     "gradient_smoothness": ("dvf",),
     "bending_energy": ("dvf",),
     "dvf_mse": ("pred_dvf", "gt_dvf"),
@@ -27,6 +29,7 @@ TENSORS = {
     "jacobian_determinant": ("ddf",),
     "folding": ("ddf",),
     "gaussian_smooth": ("x",),
+    "mutual_information": ("pred", "target"),
 }
 """The differentiable tensors of each op's function that a case gives, unless it says otherwise."""
 
@@ -118,6 +121,16 @@ def _lncc() -> list[Case]:
     return cases
 
 
+def _mind() -> list[Case]:
+    cases = [Case(op, dims) for op in ("mind", "mind_ssc") for dims in (2, 3)]
+    # No window, neighbours of neighbours, and both wider than the axes are long.
+    for radius, dilation in ((0, 1), (1, 3), (3, 2), (5, 9)):
+        options = {"radius": radius, "dilation": dilation}
+        cases += [Case(op, dims, options) for op in ("mind", "mind_ssc") for dims in (2, 3)]
+    cases += [Case("mind", dims, {"reduction": reduction}) for reduction in ("sum", "none") for dims in (2, 3)]
+    return cases + [Case("mind", 3, {"reduction": r}, mask_channels=c) for r in ("mean", "sum", "none") for c in (1, 2)]
+
+
 def _fields() -> list[Case]:
     cases = []
     for dims in (1, 2, 3):
@@ -184,8 +197,22 @@ def _gaussian_smooth() -> list[Case]:
     return [*cases, Case("gaussian_smooth", 2, {"sigma": 1.3, "truncate": 4.0})]
 
 
+def _mutual_information() -> list[Case]:
+    name, kernels = "mutual_information", ("b-spline", "gaussian")
+    cases = [Case(name, dims, {"kernel": kernel}) for dims in (1, 2, 3) for kernel in kernels]
+    cases += [Case(name, 2, {"kernel": kernel, "normalized": True, "num_bins": 9}) for kernel in kernels]
+    cases += [Case(name, 2, {"kernel": "gaussian", "sigma_ratio": ratio, "num_bins": 23}) for ratio in (0.2, 1.5)]
+    cases += [Case(name, 3, {"kernel": kernel, "reduction": r}) for kernel in kernels for r in ("sum", "none")]
+    return cases + [
+        Case(name, 3, {"kernel": kernel, "normalized": n}, mask_channels=c)
+        for kernel in kernels
+        for n, c in ((False, 1), (True, 2))
+    ]
+
+
 CASES = [
     *_lncc(),
+    *_mind(),
     *_fields(),
     *_dvf_mse(),
     *_dvf_supervision(),
@@ -194,6 +221,7 @@ CASES = [
     *_integrate_velocity(),
     *_jacobian(),
     *_gaussian_smooth(),
+    *_mutual_information(),
 ]
 ONE_CASE_PER_OP = [Case(op) for op in FUNCTIONS]
 

@@ -9,7 +9,12 @@ import pytest
 import torch
 from kernels.compare import assert_close
 from monai.data import MetaTensor
-from monai.losses import BendingEnergyLoss, DiffusionLoss, LocalNormalizedCrossCorrelationLoss
+from monai.losses import (
+    BendingEnergyLoss,
+    DiffusionLoss,
+    GlobalMutualInformationLoss,
+    LocalNormalizedCrossCorrelationLoss,
+)
 from monai.networks.blocks import DVF2DDF, Warp
 
 import usreg_kernels as uk
@@ -35,6 +40,42 @@ def _inputs(loss: torch.nn.Module) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     count = 2 if isinstance(loss, LocalNormalizedCrossCorrelationLoss) else 1
     return tuple(torch.rand(1, 3, 6, 7, 8, generator=generator, dtype=torch.float64) for _ in range(count))
+
+
+def test_patched_mutual_information_keeps_values_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI makes its bins in float32, and so its values."""
+    fused: list[str] = []
+    original = integration.mutual_information_loss
+    monkeypatch.setattr(
+        integration, "mutual_information_loss", lambda *a, **k: fused.append(k["kernel"]) or original(*a, **k)
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(2, 1, 6, 7, 8, generator=generator, dtype=torch.float64) for _ in range(2)]
+    losses = [
+        GlobalMutualInformationLoss(*arguments)
+        for arguments in (("gaussian",), ("gaussian", 9, 0.8, "none"), ("b-spline", 32, 0.5, "sum"), ("b-spline", 5))
+    ]
+
+    def results() -> list[torch.Tensor]:
+        found = []
+        for loss in losses:
+            pred = images[0].clone().requires_grad_()
+            value = loss(pred, images[1])
+            found += [value.detach(), *torch.autograd.grad(value.sum(), pred)]
+        return found
+
+    expected = results()
+    assert not fused
+    integration.patch()
+    try:
+        for found, wanted in zip(results(), expected, strict=True):
+            assert_close(found, wanted, 1e-5)
+        with pytest.raises(ValueError, match="differing shape"):
+            losses[0](images[0], images[1][..., 1:])
+    finally:
+        integration.unpatch()
+    worthwhile = is_worthwhile("mutual_information", "cpu")
+    assert fused == (["gaussian", "gaussian", "b-spline"] if worthwhile else [])  # five b-spline bins tell nothing
 
 
 def test_patch_keeps_every_value_and_unpatch_gives_monai_back() -> None:

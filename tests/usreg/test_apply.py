@@ -14,6 +14,7 @@ import torch
 from usreg import apply as command
 from usreg.errors import DataError, UsageError
 from usreg.io import read_landmarks
+from usreg.io.landmark_details import read_details
 from usreg.io.transforms import write_affine, write_composite, write_field
 from usreg.io.writing import write_volume
 from usreg.registration.pair import Volume
@@ -267,6 +268,14 @@ def test_landmark_files_are_written_as_they_are_read(
     assert (landmarks.space is not None) == states
     found = landmarks.to_world(MOVING, None if states else space)
     np.testing.assert_allclose(found, AFFINE(POINTS), atol=1e-5)
+
+
+def test_names_of_landmarks_go_through_a_transform(files: dict[str, Path], tmp_path: Path) -> None:
+    given, out = tmp_path / "given.csv", tmp_path / "out.fcsv"
+    given.write_text("R,A,S,name,size\n3,-4,5,apex,7\n1.5,2.25,-3,base,8\n")
+    assert command.main(["--transform", str(files["affine"]), "--points", str(given), "--out", str(out)]) == 0
+    assert read_details(out)["label"] == ["apex", "base"]
+    np.testing.assert_allclose(read_landmarks(out).to_world(MOVING), AFFINE(POINTS), atol=1e-5)
 
 
 def test_points_outside_a_field_stay_and_a_warning_says_so(

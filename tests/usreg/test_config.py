@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_reference(write: Callable[..., Path]) -> None
     assert (config.device, config.plugins) == (None, [])
     assert config.tensorboard.enabled
     assert vars(config.wandb) == {"enabled": False, "project": None, "run_name": None, "offline": False}
-    assert vars(config.optimizer) == {"name": "Adam", "lr": 1e-4, "weight_decay": 0.0}
+    assert vars(config.optimizer) == {"name": "Adam", "lr": 1e-4, "weight_decay": 0.0, "options": {}}
     assert vars(config.training) == {
         "epochs": 2,
         "batch_size": 1,
@@ -56,6 +56,14 @@ def test_defaults_are_those_of_the_reference(write: Callable[..., Path]) -> None
         "val_every": 1,
         "seed": 42,
         "clip_grad_norm": 1.0,
+        "accumulate": 1,
+        "ema": None,
+        "freeze": [],
+        "init_from": None,
+        "best": ["val_loss", "epe"],
+        "keep": 0,
+        "patience": None,
+        "metric_every": {},
         "save_dir": None,
         "resume": None,
         "max_steps": None,
@@ -138,7 +146,7 @@ BAD_OVERRIDES = {
     "training.epochs": "must have the form key=value, as in training.epochs=2",
     "=3": "must have the form key=value",
     "training..epochs=3": "must have the form key=value",
-    "training.epoch=3": "training.epoch on the command line is not a key .* Did you mean 'epochs'. Valid: amp, .*val_",
+    "training.epoch=3": "training.epoch on the command line is not a key .* Did you mean 'epochs'. Valid: acc.*val_",
     "trainin.epochs=3": "trainin on the command line is not a key of the configuration. Did you mean 'training'",
     "training.epochs=many": "training.epochs on the command line is 'many'; it must be an integer",
     "training.epochs=1.5": "training.epochs .* is 1.5; it must be an integer",
@@ -159,7 +167,10 @@ BAD_OVERRIDES = {
     "optimizer.lr=0": "optimizer.lr on the command line is 0.0; it must be a finite number above 0",
     "optimizer.lr=.nan": "optimizer.lr .* above 0",
     "optimizer.weight_decay=-1": "optimizer.weight_decay .* 0 or more",
-    "optimizer.name=sgd": "optimizer.name .* is 'sgd'; it must be Adam or AdamW",
+    "optimizer.name=sgdd": "optimizer.name on the command line: 'sgdd' is no optimizer .* Did you mean 'SGD'",
+    "optimizer.momentum=1": "optimizer.momentum on the command line is not a key of the optimizer Adam",
+    "training.ema=1": "training.ema .* between 0 and 1",
+    "training.accumulate=0": "training.accumulate .* at least 1",
     "image_size=[16,16]": "image_size .* is \\[16, 16\\]; it must be three positive integers",
     "image_size=[16,16,0]": "image_size .* three positive integers",
     "image_size=16": "image_size .* is 16; it must be a list of integers",
@@ -169,8 +180,8 @@ BAD_OVERRIDES = {
     "device=gpu": "device on the command line is 'gpu'; it must be a device of this machine: cpu",
     "loss=lncc": "loss on the command line is 'lncc'; it must be a section of keys",
     "loss=null": "loss on the command line is null; it must be a section of keys",
-    "loss={kernel_size: 3}": "loss .*needs a 'name', one of: dice_smooth, lncc",
-    "loss.name=lnc": "loss on the command line: unknown loss 'lnc'. Did you mean 'lncc'. Known: dice_smooth, lncc",
+    "loss={kernel_size: 3}": "loss .*needs a 'name', one of: dice, dice_smooth, folding, lncc",
+    "loss.name=lnc": "loss on the command line: unknown loss 'lnc'. Did you mean 'lncc'. Known: dice, dice_smooth, ",
     "loss.kernel=3": "loss.kernel .* is not a key of the loss 'lncc_dvf'. Did you mean 'kernel_size'",
     "loss.kernel_size=nine": "loss.kernel_size .* is 'nine'; it must be an integer or a list of integers",
     "loss.kernel_size=[3,a]": "loss.kernel_size .* must be an integer or a list of integers",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,7 @@ from usreg import evaluate as command
 from usreg.config import load_config
 from usreg.errors import ConfigError, DataError, UsageError
 from usreg.evaluation import CaseResult, Results
+from usreg.evaluation.methods import method_of_registration
 from usreg.evaluation.results import paired_p
 from usreg.io.writing import write_volume
 from usreg.models import build_model
@@ -102,6 +104,48 @@ def test_a_registration_beside_a_network_does_the_same_task(
     assert found.values("register", "mse").mean() < 0.3 * found.values("register", "mse", before=True).mean()
 
 
+def shifted_batch() -> dict[str, Any]:
+    """A sample, two structures that lie 5 voxels apart along x, with labels, masks and landmarks."""
+    place = torch.stack(torch.meshgrid(*(torch.arange(24.0) for _ in range(3)), indexing="ij"))
+
+    def sphere(x: float) -> torch.Tensor:
+        centre = torch.tensor([11.0, 12.0, x]).view(3, 1, 1, 1)
+        return torch.exp(-(place - centre).square().sum(0) / 12)[None, None]
+
+    batch: dict[str, Any] = {"fixed": sphere(8.0), "moving": sphere(13.0), "case": ["one"]}
+    batch |= {f"{side}_label": (batch[side] > 0.4).float() for side in ("fixed", "moving")}
+    batch |= {f"{side}_mask": torch.ones_like(batch[side]) for side in ("fixed", "moving")}
+    points = torch.tensor([[[11.0, 12.0, 8.0], [4.0, 6.0, 8.0], [15.0, 6.0, 5.0], [15.0, 16.0, 9.0]]])
+    return batch | {"fixed_landmarks": points, "moving_landmarks": points + torch.tensor([0.0, 0.0, 5.0])}
+
+
+@pytest.mark.parametrize("start", ["landmarks", "moments"])
+def test_a_registration_starts_where_its_config_says(start: str, tiny_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "start.yaml"
+    loss = "{name: lncc, kernel_size: 5}"
+    file.write_text(f"start: {start}\nstages: [{{stage: affine, levels: [1], iterations: [0], loss: {loss}}}]\n")
+    batch = shifted_batch()
+    warped, ddf = method_of_registration(file, "register", load_config(tiny_file)).predict(batch)
+    assert ddf[0, 2].mean() == pytest.approx(5.0, abs=0.1)
+    assert ddf[0, :2].abs().max() < 0.1
+    assert (warped - batch["fixed"]).abs().max() < 0.1
+
+
+def test_a_registration_honours_masks_and_labels(tiny_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.yaml"
+    stage = "{stage: greedy, levels: [1], iterations: [20], loss: {name: lncc, kernel_size: 5}}"
+    file.write_text(f"labels_weight: 1.0\nstages: [{stage}]\n")
+    method = method_of_registration(file, "register", load_config(tiny_file))
+    batch = shifted_batch()
+    flat = batch | {side: batch[side] * 0 + torch.rand(1, 1, 24, 24, 24) for side in ("fixed", "moving")}
+    _, ddf = method.predict(flat)
+    assert ddf[0, 2][batch["fixed_label"][0, 0] > 0].mean() > 1.0, "only the labels say where to go"
+    with pytest.raises(DataError, match="case one: the fixed mask is empty"):
+        method.predict(batch | {"fixed_mask": torch.zeros(1, 1, 24, 24, 24)})
+    with pytest.raises(ConfigError, match=r"case one: .* give the labels of both images"):
+        method.predict(batch | {"moving_label": torch.zeros(1, 1, 24, 24, 24)})
+
+
 def made_cases(folder: Path, count: int = 2) -> Path:
     """A manifest of pairs whose images have oblique grids of their own, with labels of three structures."""
     generator = np.random.default_rng(0)
@@ -175,7 +219,17 @@ def untrained(config_file: Path, path: Path, shift: float = 0.0) -> Path:
     torch.manual_seed(0)
     network = build_model(config.model, image_size=tuple(config.image_size))
     state = {key: value + shift if value.shape == (3,) else value for key, value in network.state_dict().items()}
-    entries = {"model": state, "optimizer": {}, "scaler": None, "progress": {}, "random": [], "config": asdict(config)}
+    entries = {
+        "model": state,
+        "loss": {},
+        "scheduler": None,
+        "ema": None,
+        "optimizer": {},
+        "scaler": None,
+        "progress": {},
+        "random": [],
+        "config": asdict(config),
+    }
     save_checkpoint(path, entries)
     return path
 

@@ -11,6 +11,8 @@ import SimpleITK as sitk
 
 from usreg.errors import DataError
 from usreg.io import read_landmarks
+from usreg.io.landmark_details import read_details
+from usreg.io.landmark_writing import write_landmarks
 from usreg.spatial import Grid
 
 POINTS = [[1.0, 2.0, 3.0], [4.5, 5.0, 6.0]]
@@ -137,3 +139,45 @@ def test_a_file_that_states_its_space_is_believed(tmp_path):
         stated.to_world(IMAGE, "lps")
     with pytest.raises(DataError, match=r"q.csv: the file says that its points are in mm, and .* 'voxel'"):
         millimetres.to_world(IMAGE, "voxel")
+
+
+DETAILS = {"label": ["left, front", 'a "tip"'], "desc": ["", "sure"], "weight": ["0.5", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kept"),
+    [
+        (".csv", DETAILS),
+        (".fcsv", {name: DETAILS[name] for name in ("label", "desc")}),
+        (".mrk.json", {name: DETAILS[name] for name in ("label", "desc")}),
+        (".tag", {"label": ["left, front", "a 'tip'"]}),
+        (".txt", {}),
+        (".npy", {}),
+    ],
+)
+def test_names_and_columns_stay_where_the_format_holds_them(
+    suffix: str, kept: dict[str, list[str]], tmp_path: Path
+) -> None:
+    points = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.5]])
+    path = tmp_path / f"points{suffix}"
+    write_landmarks(path, points, "ras", details=DETAILS)
+    found = read_details(path)
+    assert {name: found[name] for name in kept} == kept
+    assert found.keys() - kept.keys() <= {"id", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "associatedNodeID"}
+    again = tmp_path / f"again{suffix}"
+    write_landmarks(again, points, "ras", details=found)
+    assert again.read_bytes() == path.read_bytes()
+    grid = Grid((1, 1, 1), np.eye(4))
+    np.testing.assert_allclose(read_landmarks(again).to_world(grid, None if suffix != ".npy" else "ras"), points)
+
+
+def test_columns_of_ants_stay_and_names_are_found_under_other_titles(tmp_path: Path) -> None:
+    source, target = tmp_path / "source.csv", tmp_path / "target.csv"
+    source.write_text("x,y,z,t,Name,comment\n1,2,3,0,one,\n4,5,6,0,two,far\n")
+    details = read_details(source)
+    assert details == {"t": ["0", "0"], "label": ["one", "two"], "comment": ["", "far"]}
+    write_landmarks(target, np.array([[-1.0, -2.0, 3.0], [-4.0, -5.0, 6.0]]), "lps", details=details)
+    assert target.read_text() == "x,y,z,t,label,comment\n1,2,3,0,one,\n4,5,6,0,two,far\n"
+    assert read_landmarks(target).space == "lps"
+    source.write_text("1,2,3\n4,5,6\n")
+    assert read_details(source) == {}

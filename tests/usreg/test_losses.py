@@ -16,9 +16,20 @@ import usreg.losses.utils
 from usreg.errors import ConfigError
 from usreg.losses import LOSS_REGISTRY, LNCCWithDVFSupervision, build_loss, register_loss, validate_smoothing_params
 from usreg.losses.dice_smooth import DiceSmoothLoss
+from usreg_kernels import mind_loss, mutual_information_loss, use_backend
 
 SIZE = (7, 6, 8)
-BUILT_IN = ("lncc", "lncc_dvf", "lncc_smooth", "lncc_dice", "dice_smooth", "mse")
+BUILT_IN = (
+    "lncc",
+    "lncc_dvf",
+    "lncc_smooth",
+    "lncc_dice",
+    "mind",
+    "mind_dice",
+    "dice_smooth",
+    "mse",
+    "mutual_information",
+)
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -62,6 +73,21 @@ def soft_dice_loss(pred: torch.Tensor, target: torch.Tensor, epsilon: float = 1e
     return 1 - (2 * (pred * target).sum() + epsilon) / (pred.sum() + target.sum() + epsilon)
 
 
+def mutual_information(warped: torch.Tensor, fixed: torch.Tensor, bins: int = 32) -> torch.Tensor:
+    """From tables of voxels by bins; no value lies between two boxes."""
+
+    def places(image: torch.Tensor) -> torch.Tensor:
+        size = (image.amax() - image.amin()) / (bins - 4)
+        return ((image - image.amin()) / size + 2).clamp(2, bins - 3).flatten(1)
+
+    distance = (places(warped)[..., None] - torch.arange(bins)).abs()
+    cubic = torch.where(distance < 1, 4 - 6 * distance**2 + 3 * distance**3, (2 - distance).clamp(min=0) ** 3) / 6
+    box = F.one_hot((places(fixed) + 0.5).long(), bins).to(cubic.dtype)
+    p = cubic.transpose(1, 2) @ box / cubic.shape[1]
+    q = p.sum(2, keepdim=True) * p.sum(1, keepdim=True)
+    return -(p * ((p + 1e-7) / (q + 1e-7) + 1e-7).log()).sum((1, 2)).mean()
+
+
 def expected(name: str, given: dict[str, torch.Tensor]) -> torch.Tensor:
     """Each loss at its defaults, from its definition."""
     warped, fixed, pred_dvf = given["warped"], given["fixed"], given["pred_dvf"]
@@ -72,11 +98,18 @@ def expected(name: str, given: dict[str, torch.Tensor]) -> torch.Tensor:
         return monai_lncc(warped, fixed, kernel_size=9) + F.mse_loss(pred_dvf, given["gt_dvf"])
     if name == "lncc_smooth":
         return lncc + 0.01 * smoothness(pred_dvf)
+    pairs = zip(given["warped_label"].flatten(0, 1), given["fixed_label"].flatten(0, 1), strict=True)
+    dice = torch.stack([soft_dice_loss(*pair) for pair in pairs]).mean()
     if name == "lncc_dice":
-        pairs = zip(given["warped_label"].flatten(0, 1), given["fixed_label"].flatten(0, 1), strict=True)
-        return lncc + torch.stack([soft_dice_loss(*pair) for pair in pairs]).mean()
+        return lncc + dice
+    if name.startswith("mind"):
+        with use_backend("reference"):
+            mind = mind_loss(warped, fixed, radius=2, dilation=2)
+        return mind if name == "mind" else mind + dice
     if name == "dice_smooth":
         return soft_dice_loss(warped, fixed) + 0.01 * smoothness(pred_dvf)
+    if name == "mutual_information":
+        return mutual_information(warped, fixed)
     return F.mse_loss(warped, fixed)
 
 
@@ -197,6 +230,14 @@ def test_defaults_are_those_of_the_reference() -> None:
     }
     smoothing = {"smooth_nr": 1e-4, "smooth_dr": 1e-2, "clamp_smoothing": True}
     folding = {"folding_weight": 0.0, "folding_margin": 0.0}
+    mind = {"radius": 2, "dilation": 2, "mind_weight": 1.0}
+    dice = {
+        "include_background": True,
+        "dice_smooth_nr": 1e-5,
+        "dice_smooth_dr": 1e-5,
+        "label_warp_mode": "bilinear",
+        "label_warp_padding_mode": "border",
+    }
     dvf = {"kernel_size": 9, **smoothing, "image_weight": 1.0, "dvf_weight": 1.0}
     reference: dict[str, dict[str, Any]] = {
         "lncc": lncc,
@@ -208,17 +249,49 @@ def test_defaults_are_those_of_the_reference() -> None:
             "image_weight": 1.0,
             "smooth_weight": 0.0,
             "lncc_weight": None,
-            "include_background": True,
-            "dice_smooth_nr": 1e-5,
-            "dice_smooth_dr": 1e-5,
-            "label_warp_mode": "bilinear",
-            "label_warp_padding_mode": "border",
+            **dice,
         },
+        "mind": mind,
+        "mind_dice": {**mind, "dice_weight": 1.0, "smooth_weight": 0.0, **dice},
         "dice_smooth": {"dice_weight": 1.0, "smooth_weight": 0.01, "epsilon": 1e-5},
         "mse": {},
+        "mutual_information": {
+            "num_bins": 32,
+            "kernel_type": "b-spline",
+            "normalized": False,
+            "sigma_ratio": 0.5,
+            "reduction": "mean",
+            "smooth_nr": 1e-7,
+            "smooth_dr": 1e-7,
+            "smooth_weight": 0.0,
+        },
     }
     for name, defaults in reference.items():
         assert {key: p.default for key, p in LOSS_REGISTRY.accepted(name).parameters.items()} == defaults
+
+
+def test_mind_weighs_the_mask_and_sums_its_terms() -> None:
+    given = inputs()
+    warped, fixed, mask = given["warped"], given["fixed"], (given["fixed"] > 0.3).double()
+    mind = mind_loss(warped, fixed, radius=1, dilation=3, mask=mask)
+    loss = build_loss({"name": "mind", "radius": 1, "dilation": 3, "mind_weight": 2.0})
+    torch.testing.assert_close(loss(warped, fixed, mask=mask), 2 * mind)
+    keys = {"name": "mind_dice", "radius": 1, "dilation": 3, "mind_weight": 0.5, "dice_weight": 3.0}
+    labels = {"warped_label": given["warped_label"], "fixed_label": given["fixed_label"]}
+    dice = build_loss({"name": "mind_dice", "mind_weight": 0.0})(warped, fixed, **labels)
+    found = build_loss({**keys, "smooth_weight": 2.0})(warped, fixed, given["pred_dvf"], mask=mask, **labels)
+    torch.testing.assert_close(found, 0.5 * mind + 3 * dice + 2 * smoothness(given["pred_dvf"]))
+
+
+def test_mind_of_ready_descriptors_is_the_same_loss() -> None:
+    given = inputs()
+    warped, fixed, mask = given["warped"], given["fixed"], (given["fixed"] > 0.3).double()
+    labels = {"warped_label": given["warped_label"], "fixed_label": given["fixed_label"]}
+    for name, extras in (("mind", {}), ("mind_dice", labels)):
+        loss = build_loss({"name": name, "mind_weight": 0.5, "dilation": 1})
+        mind = loss if name == "mind" else loss.image_loss
+        ready = loss.of_descriptors()(mind.descriptor(warped), mind.descriptor(fixed), mask=mask, **extras)
+        torch.testing.assert_close(ready, loss(warped, fixed, mask=mask, **extras))
 
 
 def test_classes_have_the_guides_names() -> None:
@@ -356,10 +429,19 @@ def test_dice_needs_labels_and_says_which_keys() -> None:
             {"name": "lncc_dice", "lncc_weight": 0.5, "image_weight": 0.3},
             "lncc_weight 0.5 and image_weight 0.3 name",
         ),
+        ({"name": "mind", "radius": -1}, "radius must be an integer from 0 to 32, got -1"),
+        ({"name": "mind", "dilation": 1.5}, "dilation must be an integer from 1 to 32, got 1.5"),
+        ({"name": "mind", "mind_weight": -1.0}, "mind_weight is"),
+        ({"name": "mind_dice", "dice_weight": -1.0}, "dice_weight is"),
+        ({"name": "mind_dice", "label_warp_padding_mode": "wrap"}, "the warp padding mode is 'wrap'"),
         ({"name": "lncc_dice", "label_warp_mode": "cubic"}, "the warp mode is 'cubic'"),
         ({"name": "lncc_dice", "label_warp_padding_mode": "wrap"}, "the warp padding mode is 'wrap'"),
         ({"name": "dice_smooth", "dice_weight": -1.0}, "dice_weight is"),
         ({"name": "lncc", "kernel_size": "nine"}, "loss 'lncc': "),
+        ({"name": "mutual_information", "num_bins": 4}, "num_bins must be at least 6 for kernel='b-spline', got 4"),
+        ({"name": "mutual_information", "kernel_type": "box"}, "kernel_type must be one of 'b-spline', 'gaussian'"),
+        ({"name": "mutual_information", "reduction": "none"}, "reduction is 'none'; it must be 'mean' or 'sum'"),
+        ({"name": "mutual_information", "smooth_weight": -1.0}, "smooth_weight is -1"),
     ],
 )
 def test_impossible_values(section: dict[str, Any], message: str) -> None:
@@ -466,3 +548,19 @@ def test_a_mask_weighs_the_voxels(name: str) -> None:
     if name == "mse":
         torch.testing.assert_close(loss(changed, fixed, mask=half), loss(warped, fixed, mask=half))
     assert loss(warped, fixed, mask=torch.zeros_like(fixed)) == 0
+
+
+def test_keys_and_mask_of_mutual_information() -> None:
+    given = inputs()
+    warped, fixed, field = given["warped"], given["fixed"], given["pred_dvf"]
+    keys = {"num_bins": 12, "kernel_type": "gaussian", "normalized": True, "sigma_ratio": 0.8, "smooth_dr": 1e-6}
+    mask = torch.rand(2, 1, *SIZE, generator=torch.Generator().manual_seed(4))
+    loss = build_loss({"name": "mutual_information", "smooth_weight": 0.3, **keys})
+    image_term = mutual_information_loss(
+        warped, fixed, num_bins=12, kernel="gaussian", normalized=True, sigma_ratio=0.8, smooth_dr=1e-6, mask=mask
+    )
+    torch.testing.assert_close(loss(warped, fixed, mask=mask), image_term)
+    torch.testing.assert_close(loss(warped, fixed, field, mask=mask), image_term + 0.3 * smoothness(field))
+    half = (torch.arange(SIZE[2]) < 4).expand(2, 1, *SIZE)
+    changed = torch.where(half, warped, warped + 5)
+    torch.testing.assert_close(loss(changed, fixed, mask=half), loss(warped[..., :4], fixed[..., :4]))

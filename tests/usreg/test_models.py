@@ -145,14 +145,28 @@ def test_globalnet_is_tied_to_its_size() -> None:
 
 @pytest.mark.parametrize("size", [(16, 12, 20), ODD_SIZE])
 def test_globalnet_field_is_the_affine_in_voxels(size: tuple[int, int, int]) -> None:
-    """Row p of the head's matrix gives coordinate p (z, y, x) from (z, y, x, 1)."""
+    """Row p of the head's matrix gives the displacement of z, y or x, in half extents, from (z, y, x, 1) in these."""
     model = tiny("globalnet3d", size)
-    matrix = torch.tensor([[1.1, 0.0, 0.02, 0.5], [0.0, 0.9, 0.0, -1.0], [0.05, 0.0, 1.0, 2.0]])
-    model.get_parameter("network.output_block.fc.bias").data.copy_(matrix.flatten())
+    matrix = torch.tensor([[0.1, 0.0, 0.02, 0.5], [0.0, -0.1, 0.0, -0.25], [0.05, 0.0, 0.0, 0.125]])
+    model.get_parameter("network.output_block.affine.bias").data.copy_(matrix.flatten())
     _, ddf = model(*pair(size))
-    z, y, x = torch.meshgrid(*(torch.arange(float(length)) for length in size), indexing="ij")
-    target = torch.stack([1.1 * z + 0.02 * x + 0.5, 0.9 * y - 1.0, 0.05 * z + x + 2.0])
-    torch.testing.assert_close(ddf[0], target - torch.stack([z, y, x]), rtol=1e-5, atol=1e-4)
+    half = [(length - 1) / 2 for length in padded_size(size, model.multiple)]
+    z, y, x = torch.meshgrid(*(torch.arange(float(n)) / h - 1 for n, h in zip(size, half, strict=True)), indexing="ij")
+    expected = torch.stack([0.1 * z + 0.02 * x + 0.5, -0.1 * y - 0.25, 0.05 * z + 0.125])
+    torch.testing.assert_close(ddf[0], expected * torch.tensor(half).reshape(3, 1, 1, 1), rtol=1e-5, atol=1e-4)
+
+
+def test_globalnet_moves_by_the_learning_rate_whatever_its_size() -> None:
+    """In units of half the extent; MONAI's head moves the corners of the larger image by a whole extent."""
+    for size, channels in (((16, 16, 16), 2), ((48, 48, 48), 8)):
+        model = build_model({"name": "globalnet3d", "num_channel_initial": channels, "depth": 2}, image_size=size)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        model(*pair(size))[1].square().sum().backward()  # a gradient of 0: the field is 0
+        model.zero_grad()
+        (model(*pair(size))[1] - 5).square().mean().backward()
+        optimizer.step()
+        longest = model(*pair(size))[1].abs().max().item() / ((size[0] - 1) / 2)
+        assert 1e-3 < longest < 2e-2
 
 
 @pytest.mark.parametrize("size", [(64, 64, 60), (32, 32, 32), (1, 64, 64)])

@@ -188,7 +188,16 @@ def checkpoint(folder: Path, dataset: dict[str, object] | None = None, **changed
     for parameter in list(model.parameters())[-2:]:
         torch.nn.init.normal_(parameter, std=0.3)
     config = {"model": MODEL, "image_size": [16, 16, 16], "train_dataset": dataset or DATASET, "plugins": []}
-    entries = {"model": model.state_dict(), "optimizer": {}, "scaler": None, "progress": {}, "random": []}
+    entries = {
+        "model": model.state_dict(),
+        "loss": {},
+        "scheduler": None,
+        "ema": None,
+        "optimizer": {},
+        "scaler": None,
+        "progress": {},
+        "random": [],
+    }
     folder.mkdir(exist_ok=True)
     save_checkpoint(folder / "last.pt", {**entries, "config": config} | changed)
     return folder

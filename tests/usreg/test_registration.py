@@ -15,7 +15,7 @@ from usreg.errors import ConfigError, DataError
 from usreg.io.transforms import read_transform, write_affine
 from usreg.metrics.field import folding_ratio
 from usreg.registration import Convergence, make_levels, move_field
-from usreg.registration.inverse import invert_field, miss_of
+from usreg.registration.inverse import invert_both_ways, invert_field, miss_of
 from usreg.registration.levels import FEWEST_VOXELS
 from usreg.registration.pair import Volume, register_pair
 from usreg.registration.stages import load_stages
@@ -115,6 +115,9 @@ def test_a_steep_field_has_an_inverse(size: tuple[int, int, int]) -> None:
     assert missed <= 0.02
     assert miss_of(ddf, inverse) == pytest.approx(missed)
     assert miss_of(inverse, ddf) < 0.1
+    shared, *both = invert_both_ways(ddf)
+    assert both == pytest.approx([miss_of(ddf, shared), miss_of(shared, ddf)])
+    assert max(both) < 0.1
     undone = -ddf
     for _ in range(60):
         undone = -warp(ddf, undone)

@@ -20,6 +20,8 @@ from rich.console import Console
 
 from usreg import register
 from usreg.io import read_landmarks
+from usreg.io.landmark_details import read_details
+from usreg.io.landmark_writing import write_landmarks
 from usreg.registration.bars import StageBars
 from usreg.registration.demo import make_pair, write_pair
 from usreg.registration.measures import inverse_consistency, label_measures
@@ -193,10 +195,8 @@ def test_nothing_is_left_over(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["points.fcsv", "points.mrk.json", "points.tag", "points.pts", "points.txt", "p.npy"])
 def test_landmarks_come_back_in_their_format(name: str, pair: dict[str, str], tmp_path: Path) -> None:
-    from usreg.io.landmark_writing import write_landmarks
-
     points = read_landmarks(Path(pair["moving_landmarks"])).points * (-1, -1, 1)
-    write_landmarks(tmp_path / name, points, "lps")
+    write_landmarks(tmp_path / name, points, "lps", details={"label": [f"place {n}" for n in range(len(points))]})
     arguments = options(pair, tmp_path / "out", "fixed", "moving")
     settings = ["stages=[{stage: translation, levels: [4], iterations: [0]}]"]
     landmarks = f"--moving-landmarks={tmp_path / name}"
@@ -205,6 +205,7 @@ def test_landmarks_come_back_in_their_format(name: str, pair: dict[str, str], tm
     assert written.name.split(".", 1)[1] == name.split(".", 1)[1]
     grid = Grid((1, 1, 1), np.eye(4))
     np.testing.assert_allclose(read_landmarks(written).to_world(grid), points, atol=1e-4)
+    assert read_details(written) == read_details(tmp_path / name)
 
 
 def test_a_moving_label_is_warped_without_a_fixed_one(

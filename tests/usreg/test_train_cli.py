@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from usreg.train import main
+from usreg.training import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "quick_drawing")
 
@@ -83,7 +86,21 @@ def test_a_misspelt_validation_list_is_no_training_without_validation(tiny_file,
         (["trainig.epochs=3"], ["trainig", "Did you mean 'training'"]),
         (["training.epoch=3"], ["training.epoch", "epochs", "command line"]),
         (["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
-        (["optimizer.name=sgd"], ["optimizer.name", "Adam or AdamW"]),
+        (["optimizer.name=sgdd"], ["optimizer.name", "Did you mean 'SGD'", "AdamW"]),
+        (["optimizer.name=lbfgs"], ["optimizer.name", "several passes"]),
+        (["optimizer.momentum=0.9"], ["optimizer.momentum", "the optimizer Adam", "betas"]),
+        (["optimizer={name: SGD, lr: 0.01, momentum: -1}"], ["SGD", "momentum"]),
+        (["scheduler={name: cosinus}"], ["unknown scheduler", "Did you mean 'cosine'"]),
+        (["scheduler={name: cosine, gamma: 0.5}"], ["scheduler.gamma", "eta_min"]),
+        (["scheduler={name: plateau, metric: dyce}"], ["scheduler.metric", "Did you mean 'dice'"]),
+        (["training.best=dyce"], ["training.best", "Did you mean 'dice'"]),
+        (["training.best=[jac_det_mean]"], ["training.best", "jac_det_mean:max or jac_det_mean:min"]),
+        (["training.best=[dice]"], ["training.best", "'dice' needs what", "epe"]),
+        (["training.metric_every={hd96: 2}"], ["training.metric_every", "hd95"]),
+        (["training.freeze=[encoder*]"], ["training.freeze", "encoder*", "network.0"]),
+        (["training.freeze=['*']"], ["training.freeze holds all"]),
+        (["training.init_from=absent"], ["absent"]),
+        (["training.ema=1"], ["training.ema", "between 0 and 1"]),
         (["optimizer.lr=???"], ["optimizer.lr"]),
         (["training.epochs=-1"], ["training.epochs", "at least 1"]),
         (["image_size=[16,16]"], ["image_size", "[D, H, W]"]),
@@ -214,7 +231,7 @@ def test_two_processes_train_as_one_run(tiny_file):
         "-m",
         "usreg.train",
     ]
-    overrides = ["train_dataset.num_samples=7", "training.epochs=2", "plugins=[broken]"]
+    overrides = ["train_dataset.num_samples=7", "training.epochs=2", "plugins=[broken]", "device=null"]
     plugin = """
 import math
 from usreg.datasets import register_dataset
@@ -241,6 +258,69 @@ class Broken(DeepRegSynthetic):
     assert "2 processes" in done.stdout
     assert "2 skipped (NaN or Inf: 2 in the inputs)" in done.stdout
     assert [path.name for path in Path().glob("run*")] == ["run"]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_of_twice_the_batch(tiny_file):
+    """Weights of the loss, accumulated batches and averages too; the order of sums differs."""
+    plugin = """
+import torch
+from usreg.losses import register_loss
+
+class Weighted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log_var = torch.nn.Parameter(torch.zeros(2))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, warped, fixed, pred_dvf, gt_dvf):
+        if self.training:
+            self.seen += 1
+        terms = torch.stack([(warped - fixed).square().mean(), (pred_dvf - gt_dvf).square().mean()])
+        return (terms * (-self.log_var).exp() + self.log_var).sum()
+
+register_loss("weighted")(lambda **_: Weighted())
+"""
+    tiny_file.with_name("weighted.py").write_text(plugin)
+    settings = [
+        "plugins=[weighted]", "loss={name: weighted}", "optimizer={name: SGD, lr: 1e-2, momentum: 0.9}",
+        "train_dataset.num_samples=8", "val_dataset.num_samples=3", "training.accumulate=2", "training.ema=0.9",
+        "scheduler={name: cosine, warmup_steps: 1}", "training.best=[epe]",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "usreg.train"]
+    done = subprocess.run(
+        [*command, "--config", str(tiny_file), *settings, "training.batch_size=1", "training.save_dir=two"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    assert main(["--config", str(tiny_file), *settings, "training.batch_size=2", "training.save_dir=one"]) == 0
+    one, two = (load_checkpoint(Path(name) / "last.pt") for name in ("one", "two"))
+    for entry, rounding in (("model", 1e-5), ("loss", 1e-5)):
+        for name, value in one[entry].items():
+            torch.testing.assert_close(two[entry][name].float(), value.float(), rtol=1e-4, atol=rounding)
+    assert (one["loss"]["log_var"] != 0).all()
+    for name, value in one["ema"]["model"].items():
+        torch.testing.assert_close(two["ema"]["model"][name], value, rtol=1e-4, atol=1e-5)
+    tables = []
+    for folder in ("one", "two"):
+        with (Path(folder) / "metrics.csv").open(newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    for first, second in zip(*tables, strict=True):
+        for key in set(first) - {"samples_per_second"}:
+            assert bool(first[key]) is bool(second[key]), key
+            if first[key]:
+                assert float(second[key]) == pytest.approx(float(first[key]), rel=1e-3, abs=1e-5), key
+
+
+def test_processes_that_do_not_find_each_other_are_refused(tiny_file, capsys, monkeypatch):
+    """As on a machine with a GPU, where a launcher does not say which process is which."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    error = refuse(capsys, "--config", str(tiny_file), "device=null")
+    assert "2 processes were started and Accelerate joins 1" in error
 
 
 def test_one_step_of_the_default_config_on_triton_has_the_loss_of_the_reference(tmp_path: Path) -> None:

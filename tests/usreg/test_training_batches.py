@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable
 from itertools import chain
 
 import pytest
 import torch
 
+from usreg.errors import DataError
 from usreg.training.batches import Batches, EpochBatches
 
 
@@ -28,9 +31,35 @@ def test_shuffled_by_seed_and_epoch_alone():
     assert sorted(flat(order(first, 4))) == list(range(10))
 
 
-def test_an_epoch_can_begin_at_any_batch():
-    sampler = EpochBatches(10, 3, seed=1)
-    assert order(sampler, 2, start=2) == order(sampler, 2)[2:]
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_an_epoch_can_begin_behind_any_step(world):
+    for rank in range(world):
+        sampler = EpochBatches(10, 3, seed=1, rank=rank, world=world)
+        assert order(sampler, 2, start=3 * world) == order(sampler, 2)[1:]
+        assert sampler.left(3 * world) == len(sampler) - 1
+
+
+@pytest.mark.parametrize(("batch_size", "world"), [(1, 1), (4, 1), (2, 3), (5, 2)])
+def test_the_rest_of_an_epoch_holds_what_the_beginning_did_not_whoever_takes_it(batch_size, world):
+    done = flat(order(EpochBatches(11, 3, seed=1), 4))[:6]
+    rest = [EpochBatches(11, batch_size, 1, rank, world) for rank in range(world)]
+    taken = [order(sampler, 4, start=6) for sampler in rest]
+    assert set(flat(chain.from_iterable(taken))) | set(done) == set(range(11))
+    assert {len(batches) for batches in taken} == {rest[0].left(6)}
+    if world == 1:
+        assert sorted(flat(taken[0]) + done) == list(range(11))
+
+
+def test_a_worker_that_dies_is_named(tmp_path):
+    class Dying(list):
+        def __getitem__(self, index):
+            if index == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(index)
+
+    batches = Batches(Dying(range(4)), EpochBatches(4, 1, seed=None), lambda samples: {"x": samples}, 1, False)
+    with pytest.raises(DataError, match=r"a process that loads data died .*training\.num_workers"):
+        list(batches.epoch(0))
 
 
 @pytest.mark.parametrize(("size", "batch_size", "world"), [(10, 2, 2), (7, 2, 3), (1, 1, 4), (5, 8, 2)])

@@ -13,10 +13,21 @@ from torch import nn
 
 from usreg.errors import ConfigError, DataError
 from usreg.training import checkpoints, randomness
-from usreg.training.checkpoints import find_resume, load_checkpoint, load_optimizer, load_weights, save_checkpoint
+from usreg.training.checkpoints import (
+    find_resume,
+    load_checkpoint,
+    load_loss,
+    load_optimizer,
+    load_weights,
+    save_checkpoint,
+)
+from usreg.training.progress import TrainingProgress
 
 ENTRIES = {
     "model": {"weight": torch.arange(3.0)},
+    "loss": {},
+    "scheduler": None,
+    "ema": None,
     "optimizer": {},
     "scaler": None,
     "progress": {"epoch": 3, "best_epe": float("inf")},
@@ -73,7 +84,7 @@ def test_loading_runs_no_code(tmp_path, monkeypatch):
         (b"not a checkpoint", "cannot be read"),
         ({"weights": 1}, "no checkpoint of usreg"),
         ({"format": "usreg.checkpoint", "version": 99}, "version 99"),
-        ({"format": "usreg.checkpoint", "version": 1, "model": {}}, "lacks optimizer"),
+        ({"format": "usreg.checkpoint", "version": 2, "model": {}}, "lacks loss, optimizer, scheduler"),
     ],
 )
 def test_what_is_no_checkpoint(tmp_path, content, message):
@@ -92,6 +103,28 @@ def test_a_truncated_checkpoint(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="damaged"):
         load_checkpoint(path)
+
+
+def test_a_checkpoint_of_version_1_is_read(tmp_path):
+    old = {"format": checkpoints.FORMAT, "version": 1, **ENTRIES}
+    del old["loss"], old["scheduler"], old["ema"]
+    old["progress"] = {"epoch": 3, "batch": 4, "step": 40, "best_epe": 0.5, "best_val_loss": float("inf")}
+    old["config"] = {"model": {}, "training": {"batch_size": 2, "seed": 7}}
+    torch.save(old, tmp_path / "old.pt")
+    content = load_checkpoint(tmp_path / "old.pt")
+    assert content["loss"] == {}
+    assert content["progress"] == {"epoch": 3, "step": 40, "samples": 8, "size": 0, "seed": 7, "best": {"epe": 0.5}}
+    progress = TrainingProgress.from_plain(content["progress"])
+    progress.go_on_with(20, 7, "old.pt")
+    assert (progress.samples, progress.size, progress.pending) == (8, 20, False)
+
+
+def test_another_loss_is_refused_by_name(tmp_path):
+    kept = nn.BatchNorm1d(2, affine=False)
+    checkpoint = {"loss": kept.state_dict(), "config": {"loss": {"name": "warm_up"}}}
+    with pytest.raises(ConfigError, match=r"unknown to the loss: running_mean.*'warm_up'"):
+        load_loss(nn.MSELoss(), checkpoint, tmp_path / "last.pt")
+    load_loss(nn.L1Loss(), {"loss": nn.MSELoss().state_dict()}, tmp_path / "last.pt")
 
 
 def test_another_model_is_refused_by_name(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +18,12 @@ from usreg.datasets import DATASET_REGISTRY
 from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
 from usreg.errors import ConfigError, DataError, UsageError
 from usreg.losses import LOSS_REGISTRY
+from usreg.metrics import METRIC_REGISTRY
 from usreg.models import MODEL_REGISTRY
 from usreg.models.warp import warp
-from usreg.training import Stopped, load_checkpoint, train
+from usreg.training import Stopped, checkpoints, interrupts, load_checkpoint, train
+from usreg.training.batches import EpochBatches
+from usreg.training.interrupts import StopRequest
 
 
 def rows(folder):
@@ -285,6 +290,234 @@ def test_ctrl_c_saves_after_the_step_and_says_how_to_go_on(train_tiny, monkeypat
     assert rows(resumed.folder)[0]["train_loss"] == rows(whole.folder)[0]["train_loss"]
 
 
+class Slow(nn.Module):
+    """A loss that is asked to stop in its third validation batch, of which the trial before training is the first."""
+
+    signal = signal.SIGTERM
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, warped, fixed, pred_dvf, gt_dvf):
+        if not torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls == 4:
+                os.kill(os.getpid(), self.signal)
+        return (pred_dvf - gt_dvf).square().mean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_stop_during_validation_leaves_the_epoch_and_resumes_with_the_validation(train_tiny, monkeypatch, number):
+    monkeypatch.setitem(LOSS_REGISTRY, "slow", Slow)
+    monkeypatch.setattr(Slow, "signal", number)
+    arguments = "loss.name=slow", "val_dataset.num_samples=8"
+    with pytest.raises(Stopped, match=r"after step 3; .*training\.resume=run/last\.pt"):
+        train_tiny(*arguments)
+    assert load_checkpoint(Path("run/last.pt"))["progress"]["pending"]
+    assert not Path("run/metrics.csv").exists()
+    assert not Path("run/best_val_loss.pt").exists()
+
+    monkeypatch.setattr(Slow, "signal", 0)  # asks whether the process is there
+    resumed = train_tiny(*arguments, "training.resume=auto")
+    assert "step 3, whose validation comes first" in train_tiny.output.getvalue()
+    whole = train_tiny(*arguments, "training.save_dir=whole")
+    assert_same_run(resumed, whole)
+
+
+def test_a_second_ctrl_c_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(interrupts, "SAME_PRESS", 0.0)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopRequest() as stop:
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            assert stop.requested
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_an_interrupt_that_a_launcher_passes_on_is_the_same_one():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+
+
+def assert_same_run(one, other):
+    """The same weights, moments, random states, table and validation, bit for bit."""
+    contents = [load_checkpoint(result.folder / "last.pt") for result in (one, other)]
+    for key in ("model", "loss", "optimizer", "random", "progress"):
+        assert_same(contents[0][key], contents[1][key])
+    tables = [
+        [{k: v for k, v in row.items() if k != "samples_per_second"} for row in rows(r.folder)] for r in (one, other)
+    ]
+    assert tables[0] == tables[1]
+    assert one.evaluation == other.evaluation
+
+
+def test_a_metric_that_fails_loses_nothing(train_tiny, monkeypatch):
+    tried = []
+
+    def mine(ddf):
+        tried.append(1)
+        if len(tried) > 3:  # twice in the trial, and the identity
+            raise ValueError("a bug in my metric")
+        return ddf.flatten(1).mean(1)
+
+    monkeypatch.setitem(METRIC_REGISTRY, "mine", mine)
+    with pytest.raises(ValueError, match="a bug"):
+        train_tiny()
+    assert "training.resume=run/last.pt" in train_tiny.output.getvalue()
+    monkeypatch.setitem(METRIC_REGISTRY, "mine", lambda ddf: ddf.flatten(1).mean(1))
+    assert_same_run(train_tiny("training.resume=run"), train_tiny("training.save_dir=whole"))
+
+
+def refuse_to_write(monkeypatch, name, after=0):
+    """The file system has no room for checkpoints of this name from the ``after``-th on."""
+    write, seen = checkpoints.save_checkpoint, []
+
+    def save(path, entries):
+        if path.name == name:
+            seen.append(1)
+            if len(seen) > after:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, entries)
+
+    monkeypatch.setattr("usreg.training.trainer.save_checkpoint", save)
+
+
+def test_a_full_disk_is_named(train_tiny, monkeypatch):
+    refuse_to_write(monkeypatch, "last.pt")
+    with pytest.raises(UsageError, match=r"run: No space left on device; no checkpoint was written"):
+        train_tiny()
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(train_tiny, monkeypatch):
+    with monkeypatch.context() as context:
+        refuse_to_write(context, "best_epe.pt")
+        with pytest.raises(UsageError, match=r"No space left on device; the state is in run/last\.pt"):
+            train_tiny()
+    rest = train_tiny("training.resume=run")
+    assert (rest.folder / "best_epe.pt").exists()
+
+
+class Unreadable(DeepRegSynthetic):
+    """The synthetic dataset with a sample that cannot be read."""
+
+    broken: int | None = None
+
+    def __getitem__(self, index):
+        if self.split == "train" and index == self.broken and torch.is_grad_enabled():  # not while it is tried out
+            raise DataError(f"case {index}: the file is gone")
+        return super().__getitem__(index)
+
+
+def test_a_sample_that_cannot_be_loaded_leaves_what_was_trained(train_tiny, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY, "unreadable", Unreadable)
+    in_the_last_batch = list(EpochBatches(6, 2, seed=42))[2][0]
+    monkeypatch.setattr(Unreadable, "broken", in_the_last_batch)
+    with pytest.raises(DataError, match="the file is gone"):
+        train_tiny("train_dataset.name=unreadable", RESTLESS)
+    saved = load_checkpoint(Path("run/last.pt"))["progress"]
+    assert (saved["samples"], saved["step"]) == (4, 2)
+    monkeypatch.setattr(Unreadable, "broken", None)
+    rest = train_tiny("train_dataset.name=unreadable", RESTLESS, "training.resume=run")
+    assert_same_run(rest, train_tiny("train_dataset.name=unreadable", RESTLESS, "training.save_dir=whole"))
+
+
+class Listing(DeepRegSynthetic):
+    """The synthetic dataset, which notes what was loaded for training."""
+
+    loaded: tuple[str, ...] = ()
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        if self.split == "train":
+            Listing.loaded += (sample["case"],)
+        return sample
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_another_batch_size_neither_skips_nor_repeats(train_tiny, monkeypatch, batch_size):
+    monkeypatch.setitem(DATASET_REGISTRY, "listing", Listing)
+    monkeypatch.setattr(Listing, "loaded", ())
+    base = "train_dataset.name=listing", "train_dataset.num_samples=7", "training.epochs=1"
+    train_tiny(*base, "training.max_steps=2")
+    before = Listing.loaded[2:6]  # the first two were tried out
+    Listing.loaded = ()
+    tried = min(batch_size, 7)
+    result = train_tiny(*base, "training.resume=run", f"training.batch_size={batch_size}")
+    assert "after 4 of 7 samples" in train_tiny.output.getvalue()
+    after = Listing.loaded[tried : tried + 3]
+    assert sorted((*before, *after)) == [f"train[{i}]" for i in range(7)]
+    assert load_checkpoint(result.folder / "last.pt")["progress"]["step"] == 2 + -(-3 // batch_size)
+
+
+def test_another_dataset_inside_an_epoch_is_refused(train_tiny):
+    train_tiny("training.max_steps=2")
+    for change in ("train_dataset.num_samples=8", "training.seed=1"):
+        with pytest.raises(ConfigError, match=r"4 samples into epoch 1, of 6 samples .*others used twice"):
+            train_tiny("training.resume=run", change)
+    train_tiny("training.epochs=1", "training.save_dir=whole")
+    result = train_tiny("training.resume=whole", "train_dataset.num_samples=8")
+    assert load_checkpoint(result.folder / "last.pt")["progress"]["step"] == 3 + 4
+
+
+class Learnable(nn.Module):
+    """Weights that are learned (uncertainty weighting), and a counter of training steps in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_var = nn.Parameter(torch.zeros(2))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.modes = []
+
+    def forward(self, warped, fixed, pred_dvf, gt_dvf):
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        if self.training:
+            self.steps += 1
+        terms = torch.stack([(warped - fixed).square().mean(), (pred_dvf - gt_dvf).square().mean()])
+        return (terms * (-self.log_var).exp() + self.log_var).sum()
+
+
+def test_what_a_loss_keeps_is_trained_and_saved(train_tiny, monkeypatch):
+    made = []
+    monkeypatch.setitem(LOSS_REGISTRY, "learnable", lambda: made.append(Learnable()) or made[-1])
+    whole = train_tiny("loss={name: learnable}", "training.save_dir=whole")
+    assert "the loss has 2 weights of its own" in train_tiny.output.getvalue()
+    assert all(training is graded for training, graded in made[0].modes)
+    kept = load_checkpoint(whole.folder / "last.pt")["loss"]
+    assert kept["steps"] == 6
+    assert (kept["log_var"].abs() > 3e-3).all()  # six steps of 1e-3
+
+    train_tiny("loss={name: learnable}", "training.max_steps=4")
+    rest = train_tiny("loss={name: learnable}", "training.resume=run")
+    contents = [load_checkpoint(result.folder / "last.pt") for result in (rest, whole)]
+    for key in ("model", "loss", "optimizer", "random"):
+        assert_same(contents[0][key], contents[1][key])
+    with pytest.raises(ConfigError, match="another loss, with weights or buffers"):
+        train_tiny("loss={name: mse}", "training.resume=whole", "training.epochs=3")
+
+
+class Detached(nn.Module):
+    def forward(self, warped, fixed):
+        return (warped.detach() - fixed).square().mean()
+
+
+def test_a_loss_without_a_gradient_is_refused(train_tiny, monkeypatch):
+    monkeypatch.setitem(LOSS_REGISTRY, "detached", Detached)
+    with pytest.raises(ConfigError, match="Detached has no gradient"):
+        train_tiny("loss={name: detached}")
+
+
+class PerSample(nn.Module):
+    def forward(self, warped, fixed):
+        return (warped - fixed).abs().mean(dim=(1, 2, 3, 4))
+
+
 class NotAPair(nn.Module):
     def __init__(self):
         super().__init__()
@@ -361,6 +594,7 @@ class Shapeless(DeepRegSynthetic):
     [
         ("model={name: not_a_pair}", ConfigError, r"must return \(warped, ddf\)"),
         ("loss={name: unreduced}", ConfigError, "one number"),
+        ("loss={name: per_sample}", ConfigError, r"one number to minimise, not \(2,\)"),
         ("train_dataset.name=shapeless", DataError, r"moving \(1, 16, 16, 16\) and fixed \(1, 15, 16, 16\)"),
         ("loss={name: lncc_dice}", ConfigError, "label"),
     ],
@@ -370,6 +604,7 @@ def test_parts_that_do_not_fit_are_found_before_anything_is_written(
 ):
     monkeypatch.setitem(MODEL_REGISTRY, "not_a_pair", NotAPair)
     monkeypatch.setitem(LOSS_REGISTRY, "unreduced", Unreduced)
+    monkeypatch.setitem(LOSS_REGISTRY, "per_sample", PerSample)
     monkeypatch.setitem(DATASET_REGISTRY, "shapeless", Shapeless)
     with pytest.raises(error, match=message):
         train_tiny(override)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from usreg.errors import ConfigError
+from usreg.losses import LOSS_REGISTRY, build_loss
 from usreg.models.warp import warp
 from usreg.training import LossCall
 
@@ -107,6 +108,107 @@ def test_labels_by_name_need_not_be_keyword_only():
     assert loss.seen[1] is LABEL
     torch.testing.assert_close(loss.seen[0], warp(LABEL, 9 * DDF, padding_mode="zeros"))
     assert not loss.seen[0].any()
+
+
+class FieldThird(Recorder):
+    def forward(self, warped, fixed, pred_dvf=None):
+        return self.keep(pred_dvf)
+
+
+class Swapped(Recorder):
+    def forward(self, warped, fixed, gt_dvf=None, pred_dvf=None, sharpness=2.0, fixed_mask=None):
+        return self.keep(pred_dvf, gt_dvf)
+
+
+class MixedOrder(Recorder):
+    def forward(self, warped, fixed, sharpness=2.0, pred_dvf=None, fixed_label=None, *, gt_dvf=None):
+        assert sharpness == 2.0
+        assert fixed_label is LABEL
+        return self.keep(pred_dvf, gt_dvf)
+
+
+class OtherNames(Recorder):
+    def forward(self, warped, fixed, flow, target=None):
+        return self.keep(flow, target)
+
+
+class Numbers(Recorder):
+    def forward(self, warped, fixed, sharpness=2.0, contrast=3.0):
+        return self.keep(sharpness, contrast)
+
+
+@pytest.mark.parametrize("loss", [Swapped(), MixedOrder(), OtherNames()], ids=lambda x: type(x).__name__)
+def test_fields_are_filled_wherever_they_stand(loss, caplog):
+    call = LossCall(loss)
+    assert call.dvf_aware
+    call(WARPED, DDF, BATCH)
+    assert loss.seen[0] is DDF
+    assert loss.seen[1] is DVF
+    said = "OtherNames: flow gets pred_dvf, target gets gt_dvf by their places"
+    assert (said in caplog.text) is isinstance(loss, OtherNames)
+
+
+def test_one_field_is_filled_by_name():
+    loss = FieldThird()
+    LossCall(loss)(WARPED, DDF, BATCH)
+    assert loss.seen == (DDF,)
+
+
+def test_numbers_are_no_fields(caplog):
+    loss = Numbers()
+    LossCall(loss)(WARPED, DDF, BATCH)
+    assert loss.seen == (2.0, 3.0)
+    assert not caplog.text
+
+
+class Unknown(Recorder):
+    def forward(self, warped, fixed, ddf=None):
+        return self.keep(ddf)
+
+
+def test_what_stays_none_is_said(caplog):
+    LossCall(Unknown())
+    assert "Unknown: ddf stays None" in caplog.text
+    assert "pred_dvf" in caplog.text
+
+
+class Terms(nn.Module):
+    def forward(self, warped, fixed):
+        error = (warped - fixed).abs().mean()
+        return {"loss": 2 * error, "error": error, "weight": 2.0}
+
+
+def test_terms_come_beside_the_total():
+    warped = WARPED.clone().requires_grad_()
+    total, terms = LossCall(Terms()).with_terms(warped, DDF, BATCH)
+    error = (WARPED - FIXED).abs().mean()
+    assert total == 2 * error
+    assert total.requires_grad
+    assert terms == {"error": error, "weight": torch.tensor(2.0)}
+    assert not terms["error"].requires_grad
+    assert LossCall(Terms())(WARPED, DDF, BATCH) == total
+
+
+def test_terms_without_a_total_are_refused():
+    with pytest.raises(ConfigError, match="dictionary of image, field; it needs an entry 'loss'"):
+        LossCall(lambda warped, fixed: {"image": 1.0, "field": 2.0})(WARPED, DDF, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"), [(lambda: None, "None.*end with 'return'"), (lambda: nn.MSELoss, "the class MSELoss")]
+)
+def test_a_factory_that_makes_no_loss(monkeypatch, factory, message):
+    monkeypatch.setitem(LOSS_REGISTRY, "mine", factory)
+    with pytest.raises(ConfigError, match=f"the loss 'mine' returned {message}"):
+        build_loss({"name": "mine"})
+
+
+def test_a_factory_may_make_a_function(monkeypatch):
+    """Its further parameters have names of their own, and keep their defaults."""
+    monkeypatch.setitem(LOSS_REGISTRY, "mine", lambda: nn.functional.l1_loss)
+    loss = build_loss({"name": "mine"})
+    assert isinstance(loss, nn.Module)
+    assert LossCall(loss)(WARPED, DDF, BATCH) == (WARPED - FIXED).abs().mean()
 
 
 def test_a_batch_without_field_gives_none():

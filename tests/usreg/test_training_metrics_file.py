@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,21 @@ def test_another_table_is_refused(tmp_path):
 
 def test_a_taken_folder_gets_a_number(tmp_path):
     wanted = tmp_path / "a" / "run"
+    empty = tmp_path / "empty"
+    empty.mkdir()
     assert make_run_folder(str(wanted), None) == wanted
-    assert make_run_folder(str(wanted), None) == wanted  # still empty
-    (wanted / "file").touch()
+    assert make_run_folder(str(empty), None) == empty
     assert make_run_folder(str(wanted), None) == tmp_path / "a" / "run-2"
+
+
+def test_programs_that_start_together_get_folders_of_their_own(tmp_path):
+    """Threads stand for programs: the file system decides between them in the same way."""
+    for number in range(20):
+        (tmp_path / f"{number}").mkdir(exist_ok=True)  # of some the folder exists, and is empty
+        wanted = [str(tmp_path / f"{number if number % 2 else number + 100}")] * 4
+        with ThreadPoolExecutor(4) as pool:
+            folders = list(pool.map(lambda name: make_run_folder(name, None), wanted))
+        assert len(set(folders)) == 4
 
 
 def test_unwritable(tmp_path):

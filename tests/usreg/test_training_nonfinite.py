@@ -39,8 +39,8 @@ def test_the_first_bad_stage_is_blamed(where, bad):
     report = read_step(
         Accelerator(cpu=True),
         tensors["loss"],
-        (tensors["moving"], tensors["fixed"]),
-        (tensors["warped"], tensors["ddf"]),
+        nonfinite(tensors["moving"], tensors["fixed"]),
+        nonfinite(tensors["warped"], tensors["ddf"]),
         tensors["norm"],
         stop=True,
     )

@@ -52,21 +52,21 @@ def test_overflow_and_bad_input(trainer):
     batch = {k: v.to(trainer.run.accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     start = weights(trainer)
 
-    assert trainer.step(batch, StopRequest()).bad is None
+    assert trainer.step([batch], StopRequest()).bad is None
     assert not torch.equal(weights(trainer), start)
     assert scaler.get_scale() == INITIAL_SCALE
 
     start = weights(trainer)
     bad = batch | {"moving": torch.full_like(batch["moving"], math.nan)}
-    assert trainer.step(bad, StopRequest()).bad == "inputs"
+    assert trainer.step([bad], StopRequest()).bad == "inputs"
     assert torch.equal(weights(trainer), start)
     assert scaler.get_scale() == INITIAL_SCALE
 
     scaler.update(2.0**126)  # no gradient fits
-    assert trainer.step(batch, StopRequest()).bad == "gradients"
+    assert trainer.step([batch], StopRequest()).bad == "gradients"
     assert torch.equal(weights(trainer), start)
     assert scaler.get_scale() == 2.0**125
 
     scaler.update(INITIAL_SCALE)
-    assert trainer.step(batch, StopRequest()).bad is None
+    assert trainer.step([batch], StopRequest()).bad is None
     assert not torch.equal(weights(trainer), start)

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import usreg_kernels as uk
-from bench.cases import IMAGES, INPUTS
+from bench.cases import IMAGES, INPUTS, OF_IMAGES
 from tools.gpu.clock import Clock, GraphClock, Run, TrialClock
 from tools.gpu.tables import HEADER, Row, line
 from usreg_kernels.dispatch import machine_reasons
@@ -68,7 +68,7 @@ class Call:
     def shape(self) -> tuple[int, ...]:
         """Of each input: the image's, or that of a field with a component per axis."""
         batch, channels, *space = IMAGES[self.shape_name]
-        return (batch, channels if self.op == "lncc" else len(space), *space)
+        return (batch, channels if self.op in OF_IMAGES else len(space), *space)
 
     @property
     def input_bytes(self) -> int:

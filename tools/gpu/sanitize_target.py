@@ -77,6 +77,7 @@ def calls() -> Iterator[Call]:
     yield Call("compose_ddf", (FIELD, FIELD), gradients=2)
     yield Call("integrate_velocity", (FIELD,), {"steps": 2})
     yield Call("jacobian_determinant", (FIELD,))
+    yield Call("mind_ssc", (IMAGE,))
     for padding in ("border", "zeros", "reflection"):
         yield Call("gaussian_smooth", (IMAGE,), {"sigma": 1.0, "padding_mode": padding})
     for scale in ("none", "longest"):
@@ -94,6 +95,11 @@ def _losses() -> Iterator[Call]:
     yield Call("lncc", ((1, 1, 9, 21, 64),) * 2, {"kernel_size": 5, "kernel_type": "gaussian"}, gradients=2)
     yield Call("lncc", ((1, 1, 20, 21, 40),) * 2, {"kernel_size": 17})  # beyond the marches
     yield Call("lncc", ((2, 1, 40, 50),) * 2, {"kernel_size": 9}, gradients=2)
+    yield Call("mind", images, gradients=2)
+    yield Call("mind", (*images, MASK), {"radius": 1, "dilation": 3}, named="mask")
+    yield Call("mind", ((2, 1, 40, 50),) * 2, {"reduction": "none"})
+    for kernel in ("b-spline", "gaussian"):
+        yield Call("mutual_information", images, {"kernel": kernel}, gradients=2)
     for arguments in ({}, {"scheme": "central", "penalty": "l1"}, {"reduction": "none"}):
         yield Call("gradient_smoothness", (FIELD,), arguments)
     for arguments in ({}, {"reduction": "none"}):

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from inspect import Parameter
 from typing import Any
 
@@ -17,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from ..registry import Registry, did_you_mean
-from .schema import Config
+from .plugins import registry_of
+from .schema import Config, OptimizerConfig
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS = ("Adam", "AdamW")
 AMP_DTYPES = ("float16", "bfloat16")
 LARGEST_STABLE_LR = 1e-3
 
@@ -123,10 +123,26 @@ def checked_component(key: str, section: Any, registry: Registry[Any], source: S
             checked[argument] = value
         else:
             raise unknown_key(full, f"the {registry.kind} '{name}'", ["name", *wanted], source)
+    if registry.kind == "loss" and name == "sum":
+        checked["terms"] = [
+            _checked_term(f"{key}.terms[{number}]", term, registry, source)
+            for number, term in enumerate(checked.get("terms") or [])
+        ]
     for argument in accepted.required:
         if argument not in checked and argument not in PROVIDED.get(registry.kind, ()):
             raise missing_key(f"{key}.{argument}", wanted[argument], source)
     return checked
+
+
+def _checked_term(key: str, section: Any, registry: Registry[Any], source: Source) -> dict[str, Any]:
+    """A term of a sum of losses, which is a loss's section and a weight."""
+    if not isinstance(section, dict):
+        raise ConfigError(f"{key} {source.of(key)} is {_shown(section)}; it must be a section with a 'name'")
+    weight = section.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise ConfigError(f"{key}.weight {source.of(key)} is {_shown(weight)}; it must be a number of 0 or more")
+    rest = {name: value for name, value in section.items() if name != "weight"}
+    return {**checked_component(key, rest, registry, source), "weight": weight}
 
 
 def drop_keys_of_replaced(
@@ -152,8 +168,38 @@ def drop_keys_of_replaced(
             logger.warning("%s.name=%s on the command line: %s %s %s", key, name, full, source.of(full), what)
 
 
+def gather_optimizer_options(given: dict[str, Any], source: Source) -> None:
+    """Move the keys that only the chosen optimizer has into ``optimizer.options``, in place; its name is normalised.
+
+    Raises:
+        ConfigError: there is no such optimizer, or it has no such key.
+    """
+    from ..training.optimizers import optimizer_name, optimizer_options
+
+    section = given.get("optimizer")
+    if not isinstance(section, dict):
+        return
+    fixed = [f.name for f in fields(OptimizerConfig)]
+    name = section.get("name", OptimizerConfig.name)
+    if not isinstance(name, str):
+        return
+    try:
+        section["name"] = optimizer_name(name)
+    except ConfigError as error:
+        raise ConfigError(f"optimizer.name {source.of('optimizer.name')}: {error}") from error
+    options = section.get("options") or {}
+    if not isinstance(options, dict):
+        return
+    own = optimizer_options(section["name"])
+    for prefix, keys in (("optimizer", [k for k in section if k not in fixed]), ("optimizer.options", list(options))):
+        for key in keys:
+            if key not in own:
+                raise unknown_key(f"{prefix}.{key}", f"the optimizer {section['name']}", [*fixed[:-1], *own], source)
+    section["options"] = {**options, **{key: section.pop(key) for key in list(section) if key not in fixed}}
+
+
 def check_values(config: Config, source: Source) -> None:
-    """Values that no type can rule out; normalises ``optimizer.name`` and ``training.resume``."""
+    """Values that no type can rule out; normalises ``training.resume``."""
     optimizer, training = config.optimizer, config.training
 
     def require(good: bool, key: str, value: Any, valid: str) -> None:
@@ -162,18 +208,25 @@ def check_values(config: Config, source: Source) -> None:
 
     size = config.image_size
     require(len(size) == 3 and min(size) >= 1, "image_size", size, "three positive integers [D, H, W]")
-    names = {name.lower(): name for name in OPTIMIZERS}
-    require(optimizer.name.lower() in names, "optimizer.name", optimizer.name, " or ".join(OPTIMIZERS))
-    optimizer.name = names[optimizer.name.lower()]
     require(0 < optimizer.lr < math.inf, "optimizer.lr", optimizer.lr, "a finite number above 0, such as 1e-4")
     require(0 <= optimizer.weight_decay < math.inf, "optimizer.weight_decay", optimizer.weight_decay, "0 or more")
-    for key, least in {"epochs": 1, "batch_size": 1, "num_workers": 0, "val_every": 0, "seed": 0}.items():
+    least_of = {"epochs": 1, "batch_size": 1, "num_workers": 0, "val_every": 0, "seed": 0, "accumulate": 1, "keep": 0}
+    for key, least in least_of.items():
         value = getattr(training, key)
         require(value >= least, f"training.{key}", value, f"an integer of at least {least}")
     require(training.amp_dtype in AMP_DTYPES, "training.amp_dtype", training.amp_dtype, " or ".join(AMP_DTYPES))
     for key in ("clip_grad_norm", "amp_init_scale", "max_steps"):
         value = getattr(training, key)
         require(value is None or 0 < value < math.inf, f"training.{key}", value, "a number above 0, or null for none")
+    require(training.ema is None or 0 < training.ema < 1, "training.ema", training.ema, "between 0 and 1, as 0.999")
+    require(training.patience is None or training.patience > 0, "training.patience", training.patience, "1 or more")
+    require(bool(training.best), "training.best", training.best, "one metric or more, such as [val_loss, dice]")
+    for name, every in training.metric_every.items():
+        known = registry_of("metric")
+        require(name in known, "training.metric_every", name, f"a metric: {', '.join(known)}")
+        require(every >= 1, f"training.metric_every.{name}", every, "an integer of at least 1")
+    if training.resume is not None and training.init_from is not None and training.resume != "auto":
+        raise ConfigError("training.resume goes on with a run, training.init_from begins another one: give one of them")
     if training.resume is not None and training.resume.lower() in ("", "none"):
         training.resume = None
     if config.device is not None:

@@ -16,11 +16,21 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import ConfigError
-from .checks import Source, check_values, checked_component, checked_mapping, drop_keys_of_replaced, missing_key
+from .checks import (
+    Source,
+    check_values,
+    checked_component,
+    checked_mapping,
+    drop_keys_of_replaced,
+    gather_optimizer_options,
+    missing_key,
+)
 from .plugins import import_plugins, registry_of
 from .schema import Config
 
-COMPONENTS = {"train_dataset": "dataset", "val_dataset": "dataset", "model": "model", "loss": "loss"}
+COMPONENTS = {
+    "train_dataset": "dataset", "val_dataset": "dataset", "model": "model", "loss": "loss", "scheduler": "scheduler"
+}  # fmt: skip
 """The sections that name a component, and the kind of registry each looks its name up in."""
 
 SECTIONS = ("wandb", "tensorboard", "optimizer", "training")
@@ -60,21 +70,27 @@ def config_of(from_file: dict[str, Any], file: Path, overrides: Sequence[str] = 
     """
     given, overridden = apply_overrides(from_file, overrides)
     source = Source(str(file), frozenset(overridden))
-    for key in ("plugins", "val_dataset", *SECTIONS):  # an empty section, as in "wandb:", means its defaults
+    # An empty section, as in "wandb:", means its defaults.
+    for key in ("plugins", "val_dataset", "scheduler", *SECTIONS):
         if given.get(key, {}) is None:
             del given[key]
 
     plugins = checked_mapping(Config, {"plugins": given.get("plugins", [])}, source, partial=True).plugins
     import_plugins(plugins, [Path.cwd(), file.resolve().parent], source.of("plugins"))
     for key, kind in COMPONENTS.items():
+        if key not in given:
+            continue
         drop_keys_of_replaced(key, given, from_file, registry_of(kind), source)
 
+    gather_optimizer_options(given, source)
+    if isinstance(given.get("training"), dict) and isinstance(given["training"].get("best"), str):
+        given["training"]["best"] = [given["training"]["best"]]
     config = checked_mapping(Config, given, source)
     if not config.val_dataset and config.training.val_every:
         raise missing_key("val_dataset", dict, source)
     for key, kind in COMPONENTS.items():
-        if key == "val_dataset" and not config[key]:
-            continue  # a training without validation
+        if key in ("val_dataset", "scheduler") and not config[key]:
+            continue  # a training without validation, or with one learning rate
         config[key] = checked_component(key, OmegaConf.to_container(config[key]), registry_of(kind), source)
     typed: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     check_values(typed, source)

@@ -19,6 +19,7 @@ _REGISTRIES = {
     "model": ("usreg.models", "MODEL_REGISTRY"),
     "dataset": ("usreg.datasets", "DATASET_REGISTRY"),
     "metric": ("usreg.metrics", "METRIC_REGISTRY"),
+    "scheduler": ("usreg.training.schedules", "SCHEDULER_REGISTRY"),
 }
 
 

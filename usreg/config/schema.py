@@ -35,11 +35,13 @@ class OptimizerConfig:
     """The optimizer and its settings."""
 
     name: str = "Adam"
-    """Adam or AdamW, in any case."""
+    """An optimizer of torch.optim, in any case."""
     lr: float = MISSING
     """Learning rate, above 0; values above 1e-3 are known to be unstable and give a warning."""
     weight_decay: float = 0.0
     """Weight decay, 0 or more; decoupled from the gradient for AdamW, an L2 penalty for Adam."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The optimizer's other keys, such as ``momentum``; they may also stand in the section itself."""
 
 
 @dataclass
@@ -62,6 +64,22 @@ class TrainingConfig:
     """Seed of the weights and of the order of the samples."""
     clip_grad_norm: float | None = 1.0
     """Largest L2 norm of the whole gradient; null clips nothing."""
+    accumulate: int = 1
+    """Batches whose gradients a step takes together, at least 1."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is then validated and saved; null for none."""
+    freeze: list[str] = field(default_factory=list)
+    """Patterns of the names of weights that are not trained, such as ``network.encode*``."""
+    init_from: str | None = None
+    """A checkpoint, or a run's folder, whose weights the model begins with."""
+    best: list[str] = field(default_factory=lambda: ["val_loss", "epe"])
+    """Metrics, each of which keeps the checkpoint that is best by it; ``metric:max`` or ``metric:min``."""
+    keep: int = 0
+    """Checkpoints of the newest so many epochs to keep beside last.pt."""
+    patience: int | None = None
+    """Stop after so many validations in a row without a better value of the first of ``best``; null never."""
+    metric_every: dict[str, int] = field(default_factory=dict)
+    """Metrics that are computed in every so many validations only, and in the last: ``{hd95: 5}``."""
     save_dir: str | None = None
     """The run's folder; runs/<project>/<time> when missing."""
     resume: str | None = None
@@ -98,5 +116,7 @@ class Config:
     """The loss that training minimises."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    """The schedule of the learning rate; without it, the rate stays."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """The loop."""

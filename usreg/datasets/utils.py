@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from ..errors import DataError
 from ..registry import Registry
 from ..spatial import Grid
+from .sample_checks import conformed
 
 Sample: TypeAlias = dict[str, Any]
 """One case: ``moving``, ``fixed`` (1, D, H, W) float32 on one grid, and what else the dataset knows. Optional keys:
@@ -79,9 +80,13 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     to the largest number of channels in the batch, the same for moving and fixed. Points (their number differs from
     case to case), strings and whatever else is no tensor become lists of length B.
 
+    Arrays of NumPy become tensors; images, fields, labels and masks become float32.
+
     Raises:
-        DataError: the samples' keys or image shapes differ; the text names the cases.
+        DataError: the samples' keys or image shapes differ, or a sample is not what a dataset must return
+            (:func:`usreg.datasets.sample_checks.conformed`); the text names the cases.
     """
+    samples = [conformed(sample, position) for position, sample in enumerate(samples)]
     _check_keys(samples)
     keys = list(samples[0])
     channels = max((len(s[key]) for s in samples for key in _PER_STRUCTURE if key in s), default=0)

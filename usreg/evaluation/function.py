@@ -19,7 +19,7 @@ from ..training.checkpoints import find_checkpoint
 from ..training.run_folder import make_run_folder
 from ..training.setup import make_accelerator
 from .methods import Method, method_of_checkpoint, method_of_registration
-from .results import CaseResult, Results
+from .results import CASES, CaseResult, Results
 from .running import cases_of, run_method
 from .saving import SAVED, save_case
 from .tables import show
@@ -181,7 +181,7 @@ def _folder(accelerator: Accelerator, out: str | Path | None) -> Path | None:
     outcome: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            outcome[0] = make_run_folder(str(out), None, option="--out DIR")
+            outcome[0] = make_run_folder(str(out), None, option="--out DIR", claim=CASES)
         except UsageError as error:
             outcome[0] = error
     outcome = broadcast_object_list(outcome)

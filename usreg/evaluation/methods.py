@@ -14,12 +14,15 @@ import torch
 from ..config import Config, config_of, load_config
 from ..config.checks import available_devices
 from ..datasets import grid_of
-from ..errors import DataError
+from ..errors import UsageError
+from ..metrics.label_volumes import structures
 from ..models import build_model
 from ..models.warp import warp
-from ..registration.pair import Volume, register_pair
+from ..registration.inputs import Pair, find_start, prepare_given
+from ..registration.pair import Volume
 from ..registration.stages import load_stages
 from ..spatial import Grid
+from ..spatial.grid import Points
 from ..training.checkpoints import find_checkpoint, load_checkpoint, load_weights
 from ..training.trial import checked_prediction
 
@@ -90,6 +93,8 @@ def keys_of(overrides: Sequence[str]) -> set[str]:
 def method_of_registration(file: Path | None, name: str, config: Config) -> Method:
     """Registration without a network, of the same samples: both images lie on the fixed one's grid, as for a network.
 
+    Start, scaling and time are those of the config. Masks, labels and landmarks of a sample are given to it.
+
     Args:
         file: the config of :mod:`usreg.register`; None for the packaged default.
         name: of the method.
@@ -103,15 +108,14 @@ def method_of_registration(file: Path | None, name: str, config: Config) -> Meth
     def predict(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         fields = []
         for number, fixed in enumerate(batch["fixed"]):
-            grid = sample_grid(batch, number)
-            pair = Volume(fixed.cpu().float(), grid), Volume(batch["moving"][number].cpu().float(), grid)
+            grid, device = sample_grid(batch, number), str(fixed.device)
             try:
+                pair = _pair(batch, number, grid)
+                start = find_start(pair, settings, device=device)
                 with torch.enable_grad():
-                    found = register_pair(
-                        *pair, stages, quantiles=settings.quantiles, device=str(batch["fixed"].device)
-                    )
-            except DataError as error:
-                raise DataError(f"case {batch.get('case', [number])[number]}: {error}") from error
+                    found = prepare_given(pair, settings, stages, start.transform, device).run()
+            except UsageError as error:
+                raise type(error)(f"case {batch.get('case', [number])[number]}: {error}") from error
             voxels = np.indices(grid.size).reshape(3, -1).T
             there = grid.to_voxels(found.transform(grid.to_world(voxels))) - voxels
             fields.append(torch.from_numpy(there.T.reshape(3, *grid.size)))
@@ -119,6 +123,32 @@ def method_of_registration(file: Path | None, name: str, config: Config) -> Meth
         return warp(batch["moving"], ddf), ddf
 
     return Method(name, str(file or "the packaged default"), config, predict)
+
+
+def _pair(batch: dict[str, Any], number: int, grid: Grid) -> Pair:
+    """A sample with its masks, its landmarks, and its labels where the two have a structure in common."""
+
+    def volume(key: str) -> Volume | None:
+        return Volume(batch[key][number].cpu().float(), grid) if key in batch else None
+
+    labels = [volume(f"{side}_label") for side in ("fixed", "moving")]
+    known = [set() if label is None else set(structures(label.voxels)) for label in labels]
+    if not known[0] & known[1]:
+        labels = [None, None]
+    points = [_points(batch, f"{side}_landmarks", number, grid) for side in ("fixed", "moving")]
+    fixed, moving = volume("fixed"), volume("moving")
+    assert fixed is not None
+    assert moving is not None
+    return Pair(fixed, moving, volume("fixed_mask"), volume("moving_mask"), *labels, *points)
+
+
+def _points(batch: dict[str, Any], key: str, number: int, grid: Grid) -> Points | None:
+    """(N, 3) mm; rows of NaN fill up the batch."""
+    if key not in batch:
+        return None
+    points = batch[key][number].cpu().double().numpy()
+    points = points[np.isfinite(points).all(axis=1)]
+    return grid.to_world(points) if len(points) else None
 
 
 def sample_grid(batch: dict[str, Any], number: int, side: str = "fixed") -> Grid:

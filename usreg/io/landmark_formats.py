@@ -26,6 +26,12 @@ _TAG_MAGIC = "mni tag point file"
 
 def read_csv(path: Path) -> Read:
     """A table, separated by commas, semicolons or tabs; with semicolons, a comma may be the decimal sign."""
+    rows, comments = table_of(path)
+    return _table(rows, comments)
+
+
+def table_of(path: Path) -> tuple[list[list[str]], list[str]]:
+    """The rows of a table and its comments."""
     text = _text(path)
     comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
     lines = [line for line in text.splitlines() if line.strip() and line not in comments]
@@ -33,7 +39,7 @@ def read_csv(path: Path) -> Read:
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
     if separator == ";":
         rows = [[re.sub(r"^([-+]?\d*),(\d+)$", r"\1.\2", cell) for cell in row] for row in rows]
-    return _table(rows, comments)
+    return rows, comments
 
 
 def read_text(path: Path) -> Read:
@@ -52,17 +58,29 @@ def read_text(path: Path) -> Read:
 
 def read_fcsv(path: Path) -> Read:
     """A fiducial file of 3D Slicer."""
+    names, rows, header = fiducials_of(path)
+    if not {"x", "y", "z"} <= set(names):
+        raise DataError(f"its columns are {', '.join(names)}; x, y and z are needed")
+    return _picked(rows, [names.index(axis) for axis in "xyz"]), _slicer_space(header.get("CoordinateSystem"))
+
+
+def fiducials_of(path: Path) -> tuple[list[str], list[list[str]], dict[str, str]]:
+    """The names of the columns of a fiducial file, its rows, and what its comments set."""
     lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
     header = dict(re.findall(r"^#\s*(\w+)\s*=\s*(.+)$", "\n".join(lines), flags=re.MULTILINE))
     names = [name.strip() for name in header.get("columns", "id,x,y,z").split(",")]
-    if not {"x", "y", "z"} <= set(names):
-        raise DataError(f"its columns are {', '.join(names)}; x, y and z are needed")
-    rows = list(csv.reader(line for line in lines if not line.startswith("#")))
-    return _picked(rows, [names.index(axis) for axis in "xyz"]), _slicer_space(header.get("CoordinateSystem"))
+    return names, list(csv.reader(line for line in lines if not line.startswith("#"))), header
 
 
 def read_markups(path: Path) -> Read:
     """A markups file of 3D Slicer (.mrk.json)."""
+    markups = markups_of(path)
+    points = markups["controlPoints"]
+    return [point.get("position") for point in points], _slicer_space(markups.get("coordinateSystem"))
+
+
+def markups_of(path: Path) -> dict[str, Any]:
+    """The one list of points of a markups file, checked."""
     content = json.loads(_text(path))
     lists = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(lists, list) or not all(isinstance(one, dict) for one in lists):
@@ -76,11 +94,20 @@ def read_markups(path: Path) -> Read:
     points = filled[0]["controlPoints"]
     if unset := [number for number, point in enumerate(points) if point.get("positionStatus", "defined") != "defined"]:
         raise DataError(f"point {unset[0]} has no position; landmarks are paired one by one, so each needs one")
-    return [point.get("position") for point in points], _slicer_space(filled[0].get("coordinateSystem"))
+    markups: dict[str, Any] = filled[0]
+    return markups
 
 
 def read_tag(path: Path) -> Read:
     """A tag file of MNI, of one volume, or, as ``FILE.tag#1``, of one of two."""
+    lines, volumes = tags_of(path)
+    rows = [re.sub(r'"[^"]*"', "", line).split() for line in lines]
+    first = 3 * (_volume(path, volumes) - 1)
+    return _picked(rows, [first, first + 1, first + 2]), "ras"
+
+
+def tags_of(path: Path) -> tuple[list[str], int]:
+    """The lines of the points of a tag file, and the number of its volumes."""
     text = _text(without_volume(path))
     if not text.lstrip().lower().startswith(_TAG_MAGIC):
         raise DataError("is no tag file of MNI: its first line must be 'MNI Tag Point File'")
@@ -89,9 +116,7 @@ def read_tag(path: Path) -> Read:
     listed = re.search(r"points\s*=(.*?);?\s*\Z", text, flags=re.IGNORECASE | re.DOTALL)
     if volumes is None or volumes[1] not in ("1", "2") or listed is None:
         raise DataError("its header is not understood: 'Volumes = 1;' or 'Volumes = 2;', then 'Points =', are needed")
-    rows = [re.sub(r'"[^"]*"', "", line).split() for line in listed[1].splitlines()]
-    first = 3 * (_volume(path, int(volumes[1])) - 1)
-    return _picked([row for row in rows if row], [first, first + 1, first + 2]), "ras"
+    return [line for line in listed[1].splitlines() if re.sub(r'"[^"]*"', "", line).strip()], int(volumes[1])
 
 
 def without_volume(path: Path) -> Path:

@@ -61,16 +61,16 @@ class DiceTerm:
         return ((1.0 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
-class LNCCWithDice(nn.Module):
-    """``image_weight * LNCC + dice_weight * (1 - soft Dice) + smooth_weight * smoothness(field)``.
+class ImageLossWithDice(nn.Module):
+    """``image_weight * image loss + dice_weight * (1 - soft Dice) + smooth_weight * smoothness(field)``.
 
     The Dice is averaged over the label channels that are present: a channel that is empty in both volumes, such as the
     padding of a case with fewer labels than its neighbours in the batch, does not count.
 
     Args:
-        image_loss: the LNCC.
+        image_loss: called with the warped image, the fixed image and ``mask``.
         dice_weight: weight of the label term.
-        image_weight: weight of the LNCC; lower it where the two modalities do not correlate locally.
+        image_weight: weight of the image loss.
         smooth_weight: weight of the field's gradient smoothness (forward differences, squared).
         dice: the label term.
         label_warp_padding_mode: how the moving label goes on outside its volume when the loop warps it: ``border``,
@@ -82,7 +82,7 @@ class LNCCWithDice(nn.Module):
 
     def __init__(
         self,
-        image_loss: LNCCImageLoss,
+        image_loss: nn.Module,
         dice_weight: float = 1.0,
         image_weight: float = 1.0,
         smooth_weight: float = 0.0,
@@ -123,7 +123,7 @@ class LNCCWithDice(nn.Module):
             fixed_label: (B, L, D, H, W) in [0, 1].
             warped_moving_label: another name of ``warped_label``.
             moving_label: not used.
-            mask: (B, 1, D, H, W), weighs the correlation, see :class:`LNCCImageLoss`.
+            mask: (B, 1, D, H, W), what the image loss makes of it.
 
         Raises:
             ValueError: a label is missing, or their shapes differ.
@@ -136,6 +136,26 @@ class LNCCWithDice(nn.Module):
         if pred_dvf is not None:
             terms.append((self.smooth_weight, lambda: gradient_smoothness_loss(pred_dvf)))
         return weighted_sum(warped, *terms)
+
+
+class LNCCWithDice(ImageLossWithDice):
+    """LNCC and the overlap of labels; ``mask`` weighs the correlation, see :class:`LNCCImageLoss`.
+
+    Lower ``image_weight`` where the two modalities do not correlate locally.
+    """
+
+
+def check_label_warp(loss: str, mode: str, padding_mode: str) -> None:
+    """Check the keys of a loss that say how the moving label is warped; ``nearest`` is not honoured, which is logged.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    check_modes(mode, padding_mode)
+    if mode == "nearest":
+        logger.warning(
+            "%s: label_warp_mode nearest has no gradient, so that labels would train nothing; bilinear is taken", loss
+        )
 
 
 @register_loss("lncc_dice")
@@ -166,10 +186,6 @@ def create_lncc_dice(
         if image_weight not in (1.0, lncc_weight):
             raise ValueError(f"lncc_weight {lncc_weight} and image_weight {image_weight} name one weight; give one")
         image_weight = lncc_weight
-    check_modes(label_warp_mode, label_warp_padding_mode)
-    if label_warp_mode == "nearest":
-        logger.warning(
-            "lncc_dice: label_warp_mode nearest has no gradient, so that labels would train nothing; bilinear is taken"
-        )
+    check_label_warp("lncc_dice", label_warp_mode, label_warp_padding_mode)
     dice = DiceTerm(include_background, dice_smooth_nr, dice_smooth_dr)
     return LNCCWithDice(image_loss, dice_weight, image_weight, smooth_weight, dice, label_warp_padding_mode)

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..errors import ConfigError
 from ..registry import Registry, as_number
+from .call import FunctionLoss
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +36,30 @@ def register_loss(name: str) -> Callable[[F], F]:
     return LOSS_REGISTRY.register(name)
 
 
-def build_loss(cfg: Mapping[str, Any]) -> nn.Module:
+def build_loss(cfg: Mapping[str, Any], **defaults: Any) -> nn.Module:
     """Build the loss of a config section: ``name``, and the factory's keys (``params`` is merged under them).
+
+    Args:
+        cfg: the section.
+        defaults: keys for the factories that name them, where the section does not set them.
 
     Returns:
         A module called as ``loss(warped, fixed)`` or ``loss(warped, fixed, pred_dvf, gt_dvf)``, as its ``forward``
         says, images (B, 1, D, H, W), fields (B, 3, D, H, W) in voxels; it returns a scalar to minimise.
 
     Raises:
-        ConfigError: an unknown name, a key or value that the factory refuses.
+        ConfigError: an unknown name, a key or value that the factory refuses, a factory that returns no loss.
     """
-    return LOSS_REGISTRY.build(cfg)
+    loss: Any = LOSS_REGISTRY.build(cfg, **defaults)
+    if isinstance(loss, nn.Module):
+        return loss
+    if callable(loss) and not isinstance(loss, type):
+        return FunctionLoss(loss)
+    given = f"the class {loss.__name__}" if isinstance(loss, type) else repr(loss)
+    raise ConfigError(
+        f"the factory of the loss '{cfg.get('name')}' returned {given}; it must return a module, or a function of "
+        "(warped, fixed). Does it end with 'return'?"
+    )
 
 
 def validate_smoothing_params(smooth_nr: float | str, smooth_dr: float | str) -> tuple[float, float]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import torch
 
+from ..errors import ConfigError
 from ..models.warp import warp
 from ..registry import Registry
+
+logger = logging.getLogger(__name__)
 
 Metric: TypeAlias = Callable[..., torch.Tensor]
 
@@ -69,21 +73,40 @@ def missing_inputs(name: str, inputs: Mapping[str, Any]) -> list[str]:
 
 
 @torch.no_grad()
-def evaluate_metrics(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor | None]:
-    """Every registered metric on one batch.
+def evaluate_metrics(inputs: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, torch.Tensor | None]:
+    """Every registered metric on one batch, but for those to do without.
 
     Returns:
         By metric, the values (B,) or, per label, (B, L), NaN where there is no value; None for a metric whose inputs
         are absent.
     """
     values: dict[str, torch.Tensor | None] = {}
+    samples = next((len(value) for value in inputs.values() if isinstance(value, torch.Tensor)), 0)
     for name, metric in METRIC_REGISTRY.items():
+        if name in without:
+            continue
         if missing_inputs(name, inputs):
             values[name] = None
             continue
         wanted = METRIC_REGISTRY.accepted(name).parameters
-        values[name] = metric(**{key: inputs[key] for key in wanted if inputs.get(key) is not None})
+        try:
+            value = metric(**{key: inputs[key] for key in wanted if inputs.get(key) is not None})
+        except Exception:
+            logger.error("the metric '%s' fails:", name)
+            raise
+        values[name] = _checked(name, value, samples)
     return values
+
+
+def _checked(name: str, value: Any, samples: int) -> torch.Tensor:
+    """What a metric returned, if it is a value per sample, or one per sample and label."""
+    if isinstance(value, torch.Tensor) and value.dim() in (1, 2) and len(value) == samples:
+        return value
+    given = f"a tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+    raise ConfigError(
+        f"the metric '{name}' returned {given} for a batch of {samples}; it must return one value per sample, a tensor "
+        f"({samples},), or one per sample and label, ({samples}, L), with NaN where there is none"
+    )
 
 
 def values_of(values: Mapping[str, torch.Tensor | None], number: int) -> dict[str, float]:

@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets.regunet import AffineHead, GlobalNet
+from monai.networks.nets.regunet import GlobalNet
 from torch import nn
 
-from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, padded_size
+from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, padded_size, zero_init
 from .utils import register_model
 
 
-class _Float32AffineHead(AffineHead):
-    """The head in float32 under autocast: voxel coordinates times a half-precision matrix are off by whole voxels."""
+class _ScaledAffineHead(nn.Module):
+    """An affine map from the coarsest features, in units in which one learning rate fits all models.
+
+    The map acts on coordinates that run from -1 to 1 along each axis, from the middle of the volume. It is the identity
+    plus a weighted mean of the features. A step of an optimizer then moves the corners
+    by about its learning rate times half the extent, whatever the size of the image and of the network. MONAI's head
+    sums all features, thousands of them, and multiplies by voxel coordinates up to the size: at 1e-3 it leaves the
+    image within an epoch.
+
+    Float32 under autocast: coordinates times a half-precision matrix are off by whole voxels.
+
+    Args:
+        size: (D, H, W) of the field.
+        features: number of features, channels times voxels.
+    """
+
+    grid: torch.Tensor
+    half_extent: torch.Tensor
+
+    def __init__(self, size: Sequence[int], features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.affine = nn.Linear(features, SPATIAL_DIMS * (SPATIAL_DIMS + 1))
+        zero_init(self.affine)
+        half = [(length - 1) / 2 for length in size]
+        axes = [torch.linspace(-1, 1, length) if length > 1 else torch.zeros(1) for length in size]
+        grid = torch.stack([*torch.meshgrid(*axes, indexing="ij"), torch.ones(*size)])
+        self.register_buffer("grid", grid, persistent=False)  # (4, D, H, W): z, y, x, 1
+        self.register_buffer("half_extent", torch.tensor(half), persistent=False)
 
     def forward(self, x: list[torch.Tensor], image_size: list[int]) -> torch.Tensor:
+        """The field (B, 3, D, H, W) in voxels, of the features x[0]."""
         with torch.autocast(x[0].device.type, enabled=False):
-            field: torch.Tensor = super().forward([x[0].float()], image_size)
-            return field
+            features = x[0].float().flatten(1)
+            weights = self.affine.weight / self.features
+            matrix = nn.functional.linear(features, weights, self.affine.bias)
+            matrix = matrix.reshape(-1, SPATIAL_DIMS, SPATIAL_DIMS + 1)
+            ddf = torch.einsum("bij,jdhw->bidhw", matrix, self.grid)
+            return ddf * self.half_extent.reshape(1, -1, 1, 1, 1)
 
 
 class _GlobalNet(GlobalNet):
     def build_output_block(self) -> nn.Module:
-        return _Float32AffineHead(
-            spatial_dims=self.spatial_dims,
-            image_size=self.image_size,
-            decode_size=self.decode_size,
-            in_channels=self.num_channels[-1],
-        )
+        return _ScaledAffineHead(self.image_size, math.prod(self.decode_size) * self.num_channels[-1])
 
 
 class GlobalNetModel(RegistrationModel):
-    """Affine registration. The head's 3 x 4 matrix acts on voxel coordinates (z, y, x, 1) and starts as the identity.
+    """Affine registration, which starts as the identity; see :class:`_ScaledAffineHead`.
 
     Args:
         image_size: (D, H, W); the fully connected head ties the network to it.

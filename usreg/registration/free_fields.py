@@ -25,11 +25,10 @@ from usreg_kernels import (
 from usreg_kernels.optim import FieldAdam
 
 from .convergence import Convergence
+from .greedy import relative_eps
 from .levels import Level, move_field
 
 BETAS = (0.9, 0.99)
-EPS = 1e-12
-"""Of Adam: gradients of a mean over a volume are small."""
 
 PENALTIES = {"gradient": gradient_smoothness_loss, "bending": bending_energy_loss}
 
@@ -103,8 +102,9 @@ def register_free_field(
     for number, (target, source, count) in enumerate(zip(fixed, moving, settings.iterations, strict=True)):
         field, grid = move_field(field, grid, target.grid).detach().clone().requires_grad_(), target.grid
         known = None if before is None else move_field(before, fixed[-1].grid, grid)
-        adam = FieldAdam([field], lr=settings.step, betas=BETAS, eps=EPS, scale="longest")
+        adam = FieldAdam([field], lr=settings.step, betas=BETAS, scale="longest")
         convergence = Convergence(settings.tolerance, seconds=settings.seconds)
+        is_first = True
         for _ in range(count):
             ddf = settings.displacement(field)
             if known is not None:
@@ -114,6 +114,8 @@ def register_free_field(
                 value = value + settings.weight * penalty(in_plane(field))
             (gradient,) = torch.autograd.grad(value, field)
             field.grad = gaussian_smooth(gradient, settings.sigma_gradient)
+            if is_first:
+                adam.param_groups[0]["eps"], is_first = relative_eps(field.grad), False
             adam.step()
             if settings.sigma_field:
                 with torch.no_grad():

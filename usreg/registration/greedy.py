@@ -11,6 +11,7 @@ optimization for multi-scale diffeomorphic matching", 2024 (Adam's direction for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ from usreg_kernels.optim import adam_step
 from .convergence import Convergence
 from .levels import Level, move_field
 
-EPS = 1e-12
-"""Of Adam: gradients of a mean over a volume are small."""
+EPS, SMALLEST_EPS = 1e-3, 1e-30
+"""Of Adam, as a part of the largest gradient with which a level begins, and where it begins without any."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Of the warped image, the fixed image and the field."""
@@ -81,16 +82,18 @@ def register_greedy(
         exp_avg, exp_avg_sq = torch.zeros_like(ddf), torch.zeros_like(ddf)
         step = torch.zeros((), device=ddf.device)
         convergence = Convergence(settings.tolerance, seconds=settings.seconds)
+        eps = None
         for _ in range(count):
             leaf = ddf.detach().requires_grad_()
             value = loss(warp(source.image, leaf), target.image, leaf)
             (gradient,) = torch.autograd.grad(value, leaf)
+            gradient = gaussian_smooth(gradient, settings.sigma_gradient)
+            eps = eps if eps is not None else relative_eps(gradient)
             update = adam_step(
-                gaussian_smooth(gradient, settings.sigma_gradient),
-                *(exp_avg, exp_avg_sq, step),
+                *(gradient, exp_avg, exp_avg_sq, step),
                 lr=settings.step,
                 betas=settings.betas,
-                eps=EPS,
+                eps=eps,
                 scale="longest",
             )
             ddf = gaussian_smooth(compose_ddf(ddf, update), settings.sigma_field)
@@ -99,3 +102,13 @@ def register_greedy(
                 break
         losses.append(convergence.losses)
     return ddf, losses
+
+
+def relative_eps(gradient: torch.Tensor) -> float:
+    """Adam's ``eps`` for a level that begins with this gradient.
+
+    Where both images are empty the gradient is a trace of what lies around. Without this, Adam would make whole steps
+    of it, and the field would drift there.
+    """
+    largest = gradient.abs().max().item()
+    return max(SMALLEST_EPS, EPS * largest) if math.isfinite(largest) else SMALLEST_EPS

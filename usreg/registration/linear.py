@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +74,32 @@ class _Parameters:
         return self.start @ torch.cat([torch.cat([turn, shift[:, None]], dim=1), last])
 
 
+class _Adam:
+    """Adam, whose steps get shorter along half a cosine.
+
+    ``torch.optim`` has it, and imports torch's compiler with its first step: seconds, for twelve numbers.
+    """
+
+    BETAS = (0.9, 0.99)
+    EPS = 1e-8
+
+    def __init__(self, first: float, count: int) -> None:
+        self.first, self.count, self.step = first, max(1, count), 0
+        self.mean: torch.Tensor | float = 0.0
+        self.square: torch.Tensor | float = 0.0
+
+    def move(self, values: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Change the values in place, against their gradient."""
+        (one, two), left = self.BETAS, (1 + math.cos(math.pi * self.step / self.count)) / 2
+        length = self.first * (SHORTEST + (1 - SHORTEST) * left)
+        self.step += 1
+        self.mean = one * self.mean + (1 - one) * gradient
+        self.square = two * self.square + (1 - two) * gradient.square()
+        root = (self.square / (1 - two**self.step)).sqrt() + self.EPS
+        with torch.no_grad():
+            values -= length * self.mean / (1 - one**self.step) / root
+
+
 def _cross(vector: torch.Tensor) -> torch.Tensor:
     """(3, 3): the matrix whose product is the cross product with a vector."""
     x, y, z = vector
@@ -136,20 +163,16 @@ def _register_level(
     start = starts[0] if starts[0] is starts[-1] else min(starts, key=first_loss)
     parameters = _Parameters(settings.model, fixed.grid, start, image.device, normal)
     spacing = float(fixed.grid.spacing.mean())
-    adam = torch.optim.Adam([parameters.values], lr=settings.step * spacing, betas=(0.9, 0.99))
-    last = SHORTEST * settings.step * spacing
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, count), eta_min=last)
+    adam = _Adam(settings.step * spacing, count)
     convergence = Convergence(settings.tolerance, seconds=settings.seconds)
     best, best_matrix = float("inf"), start.matrix
     for _ in range(count):
-        adam.zero_grad()
         matrix = parameters.matrix()
         value = loss_of(matrix)
-        value.backward()
+        (gradient,) = torch.autograd.grad(value, parameters.values)
         if value.item() < best:
             best, best_matrix = value.item(), matrix.detach().cpu().numpy()
-        adam.step()
-        schedule.step()
+        adam.move(parameters.values, gradient)
         report(value.item())
         if convergence.is_reached(value.item()):
             break

@@ -24,7 +24,7 @@ Measure = dict[str, Any]
 """``before`` and ``after``, a number or None each; perhaps ``unit``, ``labels`` (the same by label) and more."""
 
 MEANINGS = {
-    "ncc": "correlation of the two images where both are, 1 at best",
+    "ncc": "correlation of the two images where both are, 1 at best; the mean over the channels",
     "overlap": "part of the fixed image that the moving one reaches",
     "dice": "overlap of the labels, 1 at best",
     "hd95": "95th percentile of the distance of the labels' surfaces",
@@ -32,7 +32,7 @@ MEANINGS = {
     "tre": "mean distance of the landmarks from where they should be",
     "neg_jac_ratio": "part of the voxels where the field folds, 0 at best",
     "log_jac_std": "standard deviation of the logarithm of the Jacobian determinant: 0 where no volume changes",
-    "inverse_consistency": "mean distance by which field and inverse field in a row miss the identity",
+    "inverse_consistency": "mean distance by which field and inverse field miss the identity, in the worse order",
 }
 """The measures of a report. "Before" is with the start of the registration."""
 
@@ -66,7 +66,10 @@ def _similarity(inputs: Inputs, results: Results) -> dict[str, Measure]:
 
 
 def _ncc(one: torch.Tensor, other: torch.Tensor) -> float:
-    return global_ncc(one[None].double(), other[None].double()).item() if one.numel() else math.nan
+    """The mean over the channels (C, N)."""
+    if not one.numel():
+        return math.nan
+    return global_ncc(one[:, None].double(), other[:, None].double()).mean().item()
 
 
 def label_measures(fixed: torch.Tensor, before: torch.Tensor, after: torch.Tensor, grid: Grid) -> dict[str, Measure]:
@@ -130,7 +133,8 @@ def _field_measures(found: Registration, jacobian: torch.Tensor) -> dict[str, Me
     folding["voxels"] = int((jacobian <= 0).sum())
     measures = {"neg_jac_ratio": folding, "log_jac_std": _entry(None, log_jacobian_std(ddf).item())}
     if found.field is not None and found.inverse_field is not None:
-        mean, largest = inverse_consistency(found.field, found.inverse_field)
+        fields = found.field, found.inverse_field
+        mean, largest = map(max, zip(inverse_consistency(*fields), inverse_consistency(*fields[::-1]), strict=True))
         measures["inverse_consistency"] = {**_entry(None, mean, "mm"), "largest": _number(largest)}
     return measures
 

@@ -49,7 +49,7 @@ def load_network(checkpoint: Path, device: str = "cpu") -> Network:
     """Read a checkpoint and build its network by the config inside.
 
     Args:
-        checkpoint: a file, or a run's folder: its ``best_val_loss.pt``, else its ``last.pt``.
+        checkpoint: a file, or a run's folder: its best checkpoint, else its ``last.pt``.
         device: of the network.
 
     Raises:

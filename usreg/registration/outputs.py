@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..io.landmark_details import read_details
 from ..io.landmark_formats import without_volume
 from ..io.landmark_writing import write_landmarks
 from ..io.transforms import write_affine, write_composite, write_field
@@ -80,14 +81,14 @@ def write_data(out: Path, inputs: Inputs, found: Registration, results: Results)
 
 
 def write_points(out: Path, source: Path, results: Results, space: str, inputs: Inputs) -> None:
-    """Write the warped landmarks in the format and the space of their file.
+    """Write the warped landmarks in the format and the space of their file, with their names and further columns.
 
     Raises:
         UsageError: the file cannot be written.
     """
     assert results.warped_points is not None
     with whole(out / landmarks_name(source)) as temporary:
-        write_landmarks(temporary, results.warped_points, space, inputs.fixed.grid)
+        write_landmarks(temporary, results.warped_points, space, inputs.fixed.grid, read_details(source))
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> None:

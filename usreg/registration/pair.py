@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..spatial import Affine, Chain, DisplacementField, Transform
 from . import starts
 from .intensities import Scaling
-from .inverse import invert_field, miss_of
+from .inverse import invert_both_ways, miss_of
 from .preparing import Volume, check_pair, make_side
 from .running import Progress, StageReport, State, Work, prepare_stages, run_stages
 from .sides import Side
@@ -32,7 +32,7 @@ class Registration:
             stage.
         inverse_field: the field that undoes it, on the same grid.
         ddf: ``field`` in voxels of the fixed image, (1, 3, D, H, W).
-        inverse_miss: mean distance, voxels, by which the two fields in a row miss the identity.
+        inverse_miss: mean distance, voxels, by which the two fields in a row miss the identity, in the worse order.
         stages: what each stage did.
         stopped: whether it was asked to stop before its end.
     """
@@ -71,8 +71,12 @@ class PreparedPair:
         run_stages(state, self.work, progress, self.seconds)
         found = Registration(state.affine, stages=state.stages, stopped=state.stopped)
         if state.ddf is not None:
-            inverse = invert_field(state.ddf)[0] if state.inverse is None else state.inverse
-            found.ddf, found.inverse_miss = state.ddf.cpu(), miss_of(state.ddf, inverse)
+            if state.inverse is None:
+                inverse, *missed = invert_both_ways(state.ddf)
+            else:
+                inverse = state.inverse
+                missed = [miss_of(state.ddf, inverse), miss_of(inverse, state.ddf)]
+            found.ddf, found.inverse_miss = state.ddf.cpu(), max(missed)
             grid = state.fixed.grid
             found.field, found.inverse_field = (starts.field_in_mm(one, grid) for one in (state.ddf, inverse))
         return found

@@ -23,7 +23,7 @@ from .levels import Level, move_field
 from .linear import Linear, register_linear
 from .sides import Side
 from .similarity import Similarity
-from .stages import DisplacementStage, GreedyStage, LinearStage, PlacingStage, Stage, VelocityStage
+from .stages import DisplacementStage, GreedyStage, IterativeStage, LinearStage, PlacingStage, Stage, VelocityStage
 from .stopping import stop_asked, stop_at
 
 logger = logging.getLogger(__name__)
@@ -166,14 +166,19 @@ def _run_stage(state: State, work: Work, count: _Counter) -> Losses:
     assert work.similarity is not None
     if isinstance(stage, LinearStage):
         settings = Linear(stage.stage, stage.iterations, stage.step, stage.tolerance)  # type: ignore[arg-type]
-        levels = fixed.levels(stage.levels), moving.levels(stage.levels, moving=True)
+        levels = _levels(stage, work.similarity, fixed, moving)
         normal = starts.normal_of(fixed.grid)
         state.affine, losses = register_linear(*levels, work.similarity, settings, state.affine, count, normal)
         return losses
-    levels = fixed.levels(stage.levels), moving.on(fixed.grid, state.affine).levels(stage.levels, moving=True)
+    levels = _levels(stage, work.similarity, fixed, moving.on(fixed.grid, state.affine))
     if isinstance(stage, GreedyStage):
         return _greedy(state, stage, work.similarity, *levels, count)
     return _free_field(state, stage, work.similarity, *levels, count)
+
+
+def _levels(stage: IterativeStage, loss: Similarity, fixed: Side, moving: Side) -> tuple[list[Level], list[Level]]:
+    """Both sides on the stage's levels, with the channels that its loss compares."""
+    return loss.described(fixed.levels(stage.levels)), loss.described(moving.levels(stage.levels, moving=True))
 
 
 def _placed(stage: PlacingStage, fixed: Side, moving: Side, affine: Affine) -> Affine:

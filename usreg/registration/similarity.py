@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from usreg_kernels.ops.mind_ssc.pairs import pairs
+
 from ..errors import ConfigError
-from ..losses import LOSS_REGISTRY
+from ..losses import build_loss
+from ..losses.call import WARPED_LABEL, LossCall
 from ..losses.lncc_dice import DiceTerm
-from ..training.loss_call import WARPED_LABEL, LossCall
+from ..losses.mind import MINDImageLoss
+from ..losses.mind_dice import MINDWithDice
+from .levels import Level
 from .sides import Side, flat_axis
 
 LABELS = (*WARPED_LABEL, "fixed_label")
@@ -23,6 +28,9 @@ class Similarity:
     A mask of either side goes to the parameter ``mask`` of the loss: the fixed mask times the warped moving one,
     without a gradient. Labels go to the parameters that :class:`LossCall` knows and, with a weight, to a soft Dice of
     its own. Images of one slice are two-dimensional for the loss.
+
+    The losses ``mind`` and ``mind_dice`` compare descriptors. Those are computed once for each image and level
+    (:meth:`described`), and warped in place of the image.
 
     Args:
         section: of the loss: ``name`` and its keys.
@@ -39,10 +47,16 @@ class Similarity:
     ) -> None:
         self.flat = flat_axis(fixed.grid)
         dims = 3 if self.flat is None else 2
-        self.loss = LossCall(LOSS_REGISTRY.build(section, spatial_dims=dims))
+        loss = build_loss(section, spatial_dims=dims)
+        self.channels = self.image_channels = len(fixed.image)
+        self.mind: MINDImageLoss | None = None
+        if isinstance(loss, MINDImageLoss | MINDWithDice):
+            self.mind = loss if isinstance(loss, MINDImageLoss) else loss.image_loss
+            self.channels *= len(pairs(dims))
+            loss = loss.of_descriptors()
+        self.loss = LossCall(loss)
         self.where = f"{where}, loss '{section['name']}'"
         self.labels_weight = labels_weight
-        self.channels = len(fixed.image)
         self.masks = fixed.mask is not None, moving.mask is not None
         self.dice = DiceTerm()
         has_labels = fixed.labels is not None and moving.labels is not None
@@ -54,7 +68,8 @@ class Similarity:
         if any(self.masks) and "mask" not in self.loss.extras:
             raise ConfigError(
                 f"{self.where}: a mask is given, and this loss has no parameter 'mask' in its forward. Take lncc, mse, "
-                "lncc_smooth or lncc_dice, give the loss such a parameter, or leave the mask out"
+                "mutual_information, mind, mind_dice, lncc_smooth or lncc_dice, give the loss such a parameter, or "
+                "leave the mask out"
             )
 
     def __call__(self, warped: torch.Tensor, fixed: torch.Tensor, ddf: torch.Tensor | None = None) -> torch.Tensor:
@@ -85,6 +100,23 @@ class Similarity:
             value = value + self.labels_weight * self.dice(batch["warped_label"], batch["fixed_label"])
         return value
 
+    def described(self, levels: Sequence[Level]) -> list[Level]:
+        """The levels of a side with the channels that the loss compares: of ``mind``, descriptors for the image's.
+
+        Args:
+            levels: of packed channels (1, C, D, H, W).
+        """
+        if self.mind is None:
+            return list(levels)
+        found = []
+        for level in levels:
+            image, rest = level.image[:, : self.image_channels], level.image[:, self.image_channels :]
+            descriptor = self.mind.descriptor(self.plane(image))
+            if self.flat is not None:
+                descriptor = descriptor.unsqueeze(2 + self.flat)
+            found.append(Level(torch.cat([descriptor, rest], dim=1), level.grid))
+        return found
+
     def plane(self, volume: torch.Tensor) -> torch.Tensor:
         """(1, C, D, H, W) of one slice as (1, C, H, W)."""
         return volume if self.flat is None else volume.squeeze(2 + self.flat)
@@ -105,7 +137,7 @@ class Similarity:
         Raises:
             ConfigError: the loss raises a ValueError or TypeError, or returns something else than a finite number.
         """
-        image = fixed.levels([factor])[0].image
+        image = self.described(fixed.levels([factor]))[0].image
         parts = [image[:, : self.channels], image[:, self.channels + self.masks[0] :]]
         if self.masks[1]:
             parts.insert(1, torch.ones_like(image[:, :1]))

@@ -27,6 +27,9 @@ STARTS = ("headers", "centres", "moments", "landmarks")
 LANDMARK_MODELS = ("rigid", "affine")
 REGULARISERS = ("gradient", "bending")
 HEADERS = ("sform", "qform")
+MODALITIES = ("same", "different")
+BETWEEN_MODALITIES = {"name": "mutual_information"}
+"""The loss of linear stages that have none of their own, for two images of different modalities."""
 
 
 @dataclass
@@ -106,6 +109,8 @@ class RegisterConfig:
         fixed_quantiles, moving_quantiles, fixed_window, moving_window: the same for one of the images only.
         nan: what NaN in an image is: ``error``; ``fill``, the lowest value; ``mask``, the same and left out by a mask.
         header: which form of a NIfTI header counts where it has two: ``sform`` or ``qform``.
+        modalities: of the two images: ``same``; or ``different``, such as CT and MR: linear stages that have no loss of
+            their own then take ``mutual_information`` in place of ``loss``.
         loss: of each stage that has none of its own.
         labels_weight: of the labels' soft Dice beside the loss, for stages without a weight of their own.
         stages: one after another.
@@ -124,6 +129,7 @@ class RegisterConfig:
     moving_window: list[float] | None = None
     nan: str = "error"
     header: str | None = None
+    modalities: str = "same"
     loss: dict[str, Any] = field(default_factory=dict)
     labels_weight: float = 0.0
     stages: list[Any] = field(default_factory=list)
@@ -161,6 +167,7 @@ def checked_stages(config: RegisterConfig, source: Source) -> list[Stage]:
     _check_choice("start", config.start, STARTS, source)
     _check_choice("landmarks_model", config.landmarks_model, LANDMARK_MODELS, source)
     _check_choice("nan", config.nan, NAN_RULES, source)
+    _check_choice("modalities", config.modalities, MODALITIES, source)
     if config.header is not None:
         _check_choice("header", config.header, HEADERS, source)
     for key in ("quantiles", "fixed_quantiles", "moving_quantiles"):
@@ -220,7 +227,8 @@ def _stage(number: int, given: Any, config: RegisterConfig, source: Source) -> S
         raise ConfigError(f"{key} {source.of(key)}: levels are numbers of at least 1, iterations of at least 0")
     if "regulariser" in node:
         _check_choice(f"{key}.regulariser", node.regulariser, REGULARISERS, source)
-    loss = dict(node.loss) or dict(config.loss)
+    is_between = config.modalities == "different" and kind in LINEAR
+    loss = dict(node.loss) or dict(BETWEEN_MODALITIES if is_between else config.loss)
     if not loss:
         raise ConfigError(f"{key}.loss is missing in {source.file}: give the stage a loss, or all by the key loss")
     values["loss"] = checked_component(f"{key}.loss", loss, LOSS_REGISTRY, source)

@@ -9,6 +9,9 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..errors import DataError
+from ..io.header import one_line
+
 EPOCH_STRIDE = 1_000_003
 """Separates the random streams of (seed, epoch) pairs: a prime, so that near seeds and epochs do not meet."""
 
@@ -18,6 +21,8 @@ class EpochBatches(Sampler[list[int]]):
 
     Shuffled by (seed, epoch) when asked to; process ``rank`` takes every ``world``-th batch. In training all processes
     take equally many, the first batches being used twice where they do not divide; in validation no sample is repeated.
+    The order depends neither on the batch size nor on the number of processes, so that a place in it is a number of
+    samples.
 
     Args:
         size: number of samples.
@@ -33,7 +38,7 @@ class EpochBatches(Sampler[list[int]]):
         self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch, and the batch of this process to begin with."""
+        """Choose the epoch, and how many samples of its order all processes together are through with."""
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -41,16 +46,34 @@ class EpochBatches(Sampler[list[int]]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * EPOCH_STRIDE + self.epoch)
             order = torch.randperm(self.size, generator=generator).tolist()
-        batches = [order[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)]
+        batches = self._cut(order[self.start :])
         if self.seed is not None:
-            batches += [batches[i % len(batches)] for i in range(-len(batches) % self.world)]
-        yield from batches[self.rank :: self.world][self.start :]
+            first = self._cut(order)
+            batches += [first[i % len(first)] for i in range(-len(batches) % self.world)]
+        yield from batches[self.rank :: self.world]
+
+    def _cut(self, samples: list[int]) -> list[list[int]]:
+        return [samples[i : i + self.batch_size] for i in range(0, len(samples), self.batch_size)]
 
     def __len__(self) -> int:
-        batches = -(-self.size // self.batch_size)
+        """Number of batches of a whole epoch in this process."""
+        return self.left(0)
+
+    @property
+    def rounds(self) -> int:
+        """The most batches of a whole epoch that any process has."""
+        return -(-self.size // (self.batch_size * self.world))
+
+    def left(self, start: int) -> int:
+        """Number of batches of this process behind the first ``start`` samples of an epoch."""
+        batches = -(-(self.size - start) // self.batch_size)
         if self.seed is not None:
             return -(-batches // self.world)
         return len(range(self.rank, batches, self.world))
+
+
+DEAD_WORKER = "DataLoader worker (pid"
+"""How torch begins the message about a worker that is gone."""
 
 
 class Batches:
@@ -98,10 +121,24 @@ class Batches:
         return len(cast(Sized, self.loader.dataset))
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Any]]:
-        """The batches of an epoch, from the ``start``-th of this process on."""
+        """The batches of an epoch of this process, without the first ``start`` samples of all processes.
+
+        Raises:
+            DataError: while loading: a worker process died, or a sample cannot be used.
+        """
         self.sampler.set_epoch(epoch, start)
         self.generator.manual_seed((self.sampler.seed or 0) * EPOCH_STRIDE + epoch)
-        return iter(self.loader)
+        if not self.sampler.left(start):
+            return
+        try:
+            yield from self.loader
+        except RuntimeError as error:
+            if not str(error).startswith(DEAD_WORKER):
+                raise
+            raise DataError(
+                f"a process that loads data died ({one_line(error)}). Often the system ended it for want of memory: "
+                "try fewer training.num_workers, or training.num_workers=0, which loads in the main process"
+            ) from error
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch in this process."""

@@ -25,6 +25,10 @@ LOWER_IS_BETTER = ("mse", "mae", "epe", "hd95", "asd", "tre", "neg_jac_ratio")
 """Metrics with a direction, by the beginning of their names; a change in another metric is neither good nor bad."""
 
 
+TOGETHER = ("dice", "tre", "neg_jac_ratio", "log_jac_std")
+"""What a table begins with: overlap can rise while landmarks drift apart and the field folds."""
+
+
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console that keeps tables readable in a file or a pipe."""
     console = Console(stderr=stderr, quiet=quiet, highlight=False)
@@ -106,7 +110,8 @@ class Reporter:
     def finished(self, folder: Path, seconds: float, notes: list[str], evaluation: Evaluation | None) -> None:
         """Print the final panel: what is in the run's folder, how the run went, and its last validation."""
         files = Table.grid(padding=(0, 2))
-        for name, purpose in CONTENTS.items():
+        best = {path.name: f"the best checkpoint by {path.stem[5:]}" for path in sorted(folder.glob("best_*.pt"))}
+        for name, purpose in {**CONTENTS, **best}.items():
             if (folder / name).exists():
                 files.add_row(name, Text(purpose, style="dim"))
         parts: list[RenderableType] = [Text(f"{folder}/"), files, *map(Text, notes)]
@@ -123,10 +128,15 @@ def metrics_table(title: str, evaluation: Evaluation) -> Table:
     table.add_column("identity", justify="right")
     table.add_column("registered", justify="right")
     table.add_column("change", justify="right")
-    for name, value in evaluation.metrics.items():
+    for name, value in sorted(evaluation.metrics.items(), key=lambda item: _place(item[0])):
         before = evaluation.identity.get(name)
         table.add_row(name, _number(before), _number(value), _change(name, before, value))
     return table
+
+
+def _place(metric: str) -> int:
+    """Where a metric stands in a table, before those of which it does not matter."""
+    return next((place for place, name in enumerate(TOGETHER) if metric.startswith(name)), len(TOGETHER))
 
 
 def _number(value: float | None) -> str:

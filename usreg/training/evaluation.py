@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import nn
 
+from ..losses.call import LossCall
 from ..metrics import MetricTable, evaluate_metrics, identity_inputs, model_inputs
 from .batches import Batches
-from .loss_call import LossCall
+from .interrupts import Stopped, StopRequest
 from .nonfinite import nonfinite
 
 
@@ -25,12 +27,18 @@ class Evaluation:
         metrics: means by name; None where the dataset does not give a metric's inputs.
         identity: the same for a field of zeros.
         skipped: batches left out of loss and metrics for a NaN or Inf in inputs or outputs.
+        terms: means of the loss's terms by name.
     """
 
     loss: float | None
     metrics: dict[str, float | None]
     identity: dict[str, float | None]
     skipped: int
+    terms: dict[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float | None:
+        """A metric by its name, or ``val_loss``; None where it is absent or was not computed."""
+        return self.loss if metric == "val_loss" else self.metrics.get(metric)
 
 
 class Evaluator:
@@ -48,25 +56,49 @@ class Evaluator:
         self._identity: dict[str, float | None] | None = None
 
     @torch.no_grad()
-    def run(self) -> Evaluation:
-        """Validate on all processes together; every one of them gets the result."""
+    def run(self, stop: StopRequest | None = None, without: Collection[str] = ()) -> Evaluation:
+        """Validate on all processes together; every one of them gets the result.
+
+        Args:
+            stop: looked at before every batch.
+            without: metrics that are left out.
+
+        Raises:
+            Stopped: a process was asked to stop.
+        """
+        losses = [self.loss_call.loss] if isinstance(self.loss_call.loss, nn.Module) else []
         if self.accelerator.num_processes > 1:
-            broadcast(list(self.model.buffers()))  # else each process would use running statistics of its own
-        self.model.eval()
+            # Else each process would use running statistics of its own.
+            broadcast([buffer for module in (self.model, *losses) for buffer in module.buffers()])
+        for module in (self.model, *losses):
+            module.eval()
         records: list[dict[str, Any]] = []
-        for host_batch in self.batches.epoch():
-            batch = send_to_device(host_batch, self.accelerator.device, non_blocking=True)
-            records.append(self._record(batch))
+        batches = self.batches.epoch()
+        for _ in range(self.batches.sampler.rounds):
+            self._look_at(stop)
+            host_batch = next(batches, None)
+            if host_batch is not None:
+                batch = send_to_device(host_batch, self.accelerator.device, non_blocking=True)
+                records.append(self._record(batch, without))
         return self._summary(gather_object(send_to_device(records, "cpu")))
 
-    def _record(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _look_at(self, stop: StopRequest | None) -> None:
+        """Raise Stopped in all processes where one of them was asked to stop."""
+        asked = stop is not None and stop.requested
+        if self.accelerator.num_processes > 1:
+            asked = bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)) > 0)
+        if asked:
+            raise Stopped
+
+    def _record(self, batch: dict[str, Any], without: Collection[str]) -> dict[str, Any]:
         """Loss and metrics of a batch; metrics left out where something is not finite."""
         warped, ddf = self.model(batch["moving"], batch["fixed"])
-        loss = self.loss_call(warped, ddf, batch)
-        record: dict[str, Any] = {"samples": len(warped), "loss": None, "model": {}, "identity": {}}
+        loss, terms = self.loss_call.with_terms(warped, ddf, batch)
+        record: dict[str, Any] = {"samples": len(warped), "loss": None, "terms": {}, "model": {}, "identity": {}}
         if not nonfinite(batch["moving"], batch["fixed"], warped, ddf, loss):
             record["loss"] = float(loss)
-            record["model"] = evaluate_metrics(model_inputs(batch, warped, ddf))
+            record["terms"] = {name: float(term) for name, term in terms.items()}
+            record["model"] = evaluate_metrics(model_inputs(batch, warped, ddf), without)
         if self._identity is None and not nonfinite(batch["moving"], batch["fixed"]):
             record["identity"] = evaluate_metrics(identity_inputs(batch))
         return record
@@ -85,4 +117,7 @@ class Evaluator:
             metrics=table.means("model"),
             identity=self._identity,
             skipped=len(records) - len(good),
+            terms={name: sum(r["terms"][name] * r["samples"] for r in good) / samples for name in good[0]["terms"]}
+            if good
+            else {},
         )

@@ -44,14 +44,14 @@ def save_pictures(run: Run) -> list[Path]:
 
     Without validation, of the first training cases.
     """
-    run.network.eval()
+    run.evaluated.eval()
     folder = run.folder / PICTURES
     folder.mkdir(exist_ok=True)
     batches, kind = (run.val, "validation") if run.val is not None else (run.train, "training")
     dataset, files = batches.dataset, []
     for index in range(min(PICTURED_CASES, len(cast(Sized, dataset)))):
         batch = send_to_device(collate([dataset[index]]), run.accelerator.device)
-        inputs = model_inputs(batch, *run.network(batch["moving"], batch["fixed"]))
+        inputs = model_inputs(batch, *run.evaluated(batch["moving"], batch["fixed"]))
         case = str(batch.get("case", [index])[0])
         files.append(folder / f"{file_name(index, case)}.png")
         save_picture(files[-1], inputs, f"{kind} case {case}")

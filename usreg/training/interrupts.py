@@ -1,24 +1,34 @@
-"""Ctrl-C and termination requests, turned into a stop between two steps."""
+"""Ctrl-C and termination requests, turned into a stop between two steps, or between two batches of a validation."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""What asks for a stop: a terminal, a batch system that ends a job, and one that was told to warn of its end."""
+
+SAME_PRESS = 1.0
+"""Seconds within which a second interrupt is still the first: a launcher passes on what the terminal sends to all."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and did so after a whole step."""
 
 
 class StopRequest:
-    """Context manager that notes the first SIGINT or SIGTERM instead of raising in the middle of a step.
+    """Context manager that notes SIGINT, SIGTERM and SIGUSR1 instead of raising in the middle of a step.
 
     A step that is cut in half leaves weights that no checkpoint should hold, so the loop finishes it and looks at
-    :attr:`requested`. A second signal has its usual effect at once. Outside the main thread, where Python allows no
+    :attr:`requested`. A second Ctrl-C has its usual effect at once. Outside the main thread, where Python allows no
     signal handlers, nothing is caught.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._interrupted: float | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -34,7 +44,13 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._put_back()
+        if number != signal.SIGINT:
+            return
+        now = time.monotonic()
+        if self._interrupted is not None and now - self._interrupted > SAME_PRESS:
+            self._put_back()
+            signal.raise_signal(number)
+        self._interrupted = now if self._interrupted is None else self._interrupted
 
     def _put_back(self) -> None:
         while self._previous:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -23,11 +23,13 @@ class StepReport:
         loss: the mean of the processes' losses; NaN or Inf where the step was bad.
         bad: which of :data:`CHECKED` was the first to hold a NaN or Inf in some process; None for a good step.
         stop: whether a process was asked to stop after this step.
+        terms: by name, the means of the loss's terms.
     """
 
     loss: float
     bad: str | None
     stop: bool
+    terms: dict[str, float] = field(default_factory=dict)
 
 
 def nonfinite(*tensors: torch.Tensor) -> torch.Tensor:
@@ -42,9 +44,10 @@ def nonfinite(*tensors: torch.Tensor) -> torch.Tensor:
 def read_step(
     accelerator: Accelerator,
     loss: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    outputs: tuple[torch.Tensor, ...],
+    bad_inputs: torch.Tensor,
+    bad_outputs: torch.Tensor,
     gradient_norm: torch.Tensor,
+    terms: Mapping[str, torch.Tensor] | None = None,
     *,
     stop: bool = False,
 ) -> StepReport:
@@ -53,18 +56,24 @@ def read_step(
     Args:
         accelerator: the processes that must agree.
         loss: the loss, a scalar.
-        inputs: moving and fixed, any shape.
-        outputs: warped and field, any shape.
+        bad_inputs: :func:`nonfinite` of moving and fixed.
+        bad_outputs: the same of warped and field.
         gradient_norm: the norm of all gradients, a scalar.
+        terms: the loss's terms by name, scalars; the same names in all processes.
         stop: whether this process was asked to stop.
     """
-    flags = [nonfinite(*inputs), nonfinite(*outputs, loss), nonfinite(gradient_norm)]
-    status = torch.stack([loss.detach().float().reshape(()), *flags, flags[0].new_tensor(float(stop))])
+    terms = terms or {}
+    flags = [bad_inputs, torch.maximum(bad_outputs, nonfinite(loss)), nonfinite(gradient_norm)]
+    values = [value.detach().to(bad_inputs).reshape(()) for value in (loss, *terms.values())]
+    status = torch.stack([*flags, bad_inputs.new_tensor(float(stop)), *values])
     if accelerator.num_processes > 1:
         status = accelerator.reduce(status, reduction="sum")
-    value, *bad, stopped = status.tolist()
+    numbers = status.tolist()
+    bad, (stopped, value, *others) = numbers[: len(CHECKED)], numbers[len(CHECKED) :]
     first = next((name for name, flag in zip(CHECKED, bad, strict=True) if flag), None)
-    return StepReport(loss=value / accelerator.num_processes, bad=first, stop=bool(stopped))
+    processes = accelerator.num_processes
+    by_term = {name: other / processes for name, other in zip(terms, others, strict=True)}
+    return StepReport(loss=value / processes, bad=first, stop=bool(stopped), terms=by_term)
 
 
 def no_skips() -> dict[str, int]:
@@ -81,12 +90,15 @@ def describe_skips(counts: Mapping[str, int]) -> str:
 class RunningStatistics:
     """A copy of the running statistics of a network's normalisation layers, to undo what a bad batch did to them.
 
+    And of all buffers of a loss, whatever it keeps in them.
+
     A forward pass over a NaN makes batch normalisation's running mean NaN for good: the batch can be skipped, its
     trace in these buffers cannot, unless they are put back.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module | None = None) -> None:
         self.live = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in RUNNING_STATISTICS]
+        self.live += list(loss.buffers()) if loss is not None else []
         self.kept = [b.clone() for b in self.live]
 
     def keep(self) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ..errors import UsageError
-from .checkpoints import BEST_EPE, BEST_LOSS, LAST, Resume
+from .checkpoints import LAST, Resume
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -21,15 +21,13 @@ SAVE_DIR = "training.save_dir=FOLDER"
 
 CONTENTS = {
     LAST: "the weights and everything else that training.resume needs",
-    BEST_LOSS: "the checkpoint with the lowest validation loss",
-    BEST_EPE: "the checkpoint with the lowest endpoint error",
     CONFIG: "every setting of this run, for --config",
     METRICS: "loss and metrics of every epoch",
     CURVES: "the same as curves",
     PICTURES: "validation cases before and after registration",
     TENSORBOARD: "event files for tensorboard --logdir",
 }
-"""What a finished run's folder may hold, and what each is for."""
+"""What a finished run's folder may hold beside the best checkpoints, and what each is for."""
 
 
 def project_folder(project: str | None) -> Path:
@@ -47,10 +45,17 @@ def continues_in_place(resume: Resume | None, save_dir: str | None) -> bool:
     return save_dir is None or Path(save_dir).resolve() == resume.path.parent.resolve()
 
 
-def make_run_folder(save_dir: str | None, project: str | None, option: str = SAVE_DIR) -> Path:
-    """Create a new, empty and writable folder: ``save_dir``, or runs/<project>/<time>; a taken name gets a number.
+def make_run_folder(save_dir: str | None, project: str | None, option: str = SAVE_DIR, claim: str = CONFIG) -> Path:
+    """Take a new and writable folder: ``save_dir``, or runs/<project>/<time>; a taken name gets a number.
 
-    ``option`` is how another one is given, for the error.
+    A folder that exists and is empty is taken too. It is taken by creating its first file, which of several programs
+    that try at the same time succeeds for one.
+
+    Args:
+        save_dir: the folder.
+        project: of the run, where there is no ``save_dir``.
+        option: how another folder is given, for the error.
+        claim: name of the first file, which is left empty.
 
     Raises:
         UsageError: the folder cannot be created or written to.
@@ -59,15 +64,26 @@ def make_run_folder(save_dir: str | None, project: str | None, option: str = SAV
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not any(folder.iterdir()) and _claimed(folder / claim):
+                return folder
         except FileExistsError:
-            if not _is_empty_folder(folder):
-                continue
+            continue  # a file has the name
         except OSError as error:
             raise _unwritable(folder, error, option) from error
-        check_writable(folder, option)
-        return folder
     raise AssertionError("unreachable")
+
+
+def _claimed(file: Path) -> bool:
+    """Whether this call created the first file of a folder."""
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    if list(file.parent.iterdir()) == [file]:
+        return True
+    file.unlink()  # something else came first
+    return False
 
 
 def check_writable(folder: Path, option: str = SAVE_DIR) -> None:
@@ -77,10 +93,6 @@ def check_writable(folder: Path, option: str = SAVE_DIR) -> None:
             pass
     except OSError as error:
         raise _unwritable(folder, error, option) from error
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _unwritable(folder: Path, error: OSError, option: str) -> UsageError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
-from collections.abc import Sized
+import os
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradScalerKwargs, broadcast_object_list, set_seed
+from accelerate.utils import GradScalerKwargs, broadcast, broadcast_object_list, set_seed
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -19,19 +21,29 @@ from ..datasets import build_dataset, collate
 from ..errors import ConfigError, DataError, UsageError
 from ..io.manifest import NoCasesError
 from ..losses import build_loss
+from ..losses.call import LossCall
+from .averaging import MovingAverage
 from .batches import Batches, EpochBatches
-from .checkpoints import Resume, find_resume, load_optimizer, load_weights
-from .loss_call import LossCall
+from .checkpoints import (
+    Resume,
+    find_checkpoint,
+    find_resume,
+    load_checkpoint,
+    load_loss,
+    load_optimizer,
+    load_weights,
+)
 from .metrics_file import MetricsFile
+from .optimizers import build_optimizer
 from .progress import TrainingProgress
 from .randomness import restore_random_state
 from .run_folder import CONFIG, METRICS, check_writable, continues_in_place, make_run_folder, project_folder
+from .schedules import SCHEDULER_REGISTRY, Length, Schedule
+from .selection import DEFAULT_BEST, Selection
 from .trackers import Tracker, check_trackers, make_trackers
 from .trial import build_for_size, try_out
 
 logger = logging.getLogger(__name__)
-
-OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
 MIXED_PRECISION = {"float16": "fp16", "bfloat16": "bf16"}
 """Accelerate's names of ``training.amp_dtype``."""
@@ -44,6 +56,11 @@ class Run:
     Attributes:
         config: the checked config; ``plain_config`` is the same as plain containers.
         model: the network as prepared for training, possibly inside a parallel wrapper; ``network`` is itself.
+        loss: the loss module, which may have weights and buffers of its own; ``loss_call`` calls it.
+        trained: the weights that the optimizer changes: the network's, then the loss's.
+        schedule: of the learning rate.
+        average: the moving average of the weights; None for none.
+        selections: what the best checkpoints are chosen by.
         folder: the run's folder, which exists.
         val: the validation batches; None for a run without validation.
         metrics: the table behind metrics.csv; trackers and metrics file are used only by the main process.
@@ -55,8 +72,13 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     network: nn.Module
+    loss: nn.Module
     loss_call: LossCall
+    trained: list[nn.Parameter]
     optimizer: Any
+    schedule: Schedule
+    average: MovingAverage | None
+    selections: list[Selection]
     train: Batches
     val: Batches | None
     progress: TrainingProgress
@@ -64,6 +86,15 @@ class Run:
     metrics: MetricsFile
     trackers: list[Tracker]
     resumed_from: Path | None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated: the average of the weights where there is one."""
+        return self.network if self.average is None else self.average.network
+
+    def steps_left(self, samples: int) -> int:
+        """Steps behind the first ``samples`` of an epoch."""
+        return -(-self.train.sampler.left(samples) // self.config.training.accumulate)
 
 
 def prepare_run(config: Config) -> Run:
@@ -78,23 +109,36 @@ def prepare_run(config: Config) -> Run:
     train_set, val_set = _dataset(config, "train"), _validation_set(config)
     set_seed(training.seed)
     network = build_for_size(config.model, tuple(config.image_size), accelerator.device)
-    loss = build_loss(config.loss)
+    loss = build_loss(config.loss).to(accelerator.device)
+    loss_call = LossCall(loss)
     resume = find_resume(training.resume, training.save_dir, project_folder(config.project))
 
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    if not parameters:
-        raise ConfigError(f"model '{config.model['name']}' has no parameters to train")
+    if resume is None and training.init_from is not None:
+        begin_with(network, Path(training.init_from))
+    freeze(network, training.freeze, config.model["name"])
+    trained = [p for module in (network, loss) for p in module.parameters() if p.requires_grad]
     settings = config.optimizer
-    optimizer = OPTIMIZERS[settings.name](parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    model, optimizer = accelerator.prepare(network, optimizer)
-    loss_call = LossCall(loss.to(accelerator.device))
+    plain_optimizer = build_optimizer(settings.name, trained, settings.lr, settings.weight_decay, settings.options)
+    model, optimizer = accelerator.prepare(network, plain_optimizer)
+    if accelerator.num_processes > 1:
+        broadcast([*loss.parameters(), *loss.buffers()])
+    selections = [Selection.parse(text) for text in training.best]
+    make_schedule = SCHEDULER_REGISTRY.build(config.scheduler) if config.scheduler else None
     datasets = [train_set, val_set] if val_set is not None else [train_set]
-    try_out(config.model, network, loss_call, datasets, accelerator.device)
+    needed = [Selection.parse(text).metric for text in training.best if text not in DEFAULT_BEST]
+    try_out(config.model, network, loss_call, datasets, training.batch_size, accelerator.device, needed)
 
     # Each process has its own stream from here on: their dropout masks must differ.
     set_seed(training.seed, device_specific=True)
-    progress = _restore(resume, network, optimizer, accelerator) if resume is not None else TrainingProgress()
+    train = _batches(config, accelerator, train_set, shuffle=True)
+    epoch = -(-len(train) // training.accumulate)
+    length = Length(min(training.epochs * epoch, training.max_steps or training.epochs * epoch), epoch)
+    schedule = Schedule(plain_optimizer) if make_schedule is None else make_schedule(plain_optimizer, length)
+    average = MovingAverage(network, training.ema) if training.ema is not None else None
+    parts = Parts(network, loss, plain_optimizer, schedule, average)
+    progress = _restore(resume, parts, accelerator) if resume is not None else TrainingProgress()
     _check_work_left(config, progress, resume)
+    progress.go_on_with(len(cast(Sized, train_set)), training.seed, resume.path if resume is not None else "")
     folder, metrics = _folder(config, accelerator, resume, progress)
     plain_config = asdict(config)
     return Run(
@@ -103,9 +147,14 @@ def prepare_run(config: Config) -> Run:
         accelerator=accelerator,
         model=model,
         network=network,
+        loss=loss,
         loss_call=loss_call,
+        trained=trained,
         optimizer=optimizer,
-        train=_batches(config, accelerator, train_set, shuffle=True),
+        schedule=schedule,
+        average=average,
+        selections=selections,
+        train=train,
         val=_batches(config, accelerator, val_set, shuffle=False) if val_set is not None else None,
         progress=progress,
         folder=folder,
@@ -126,13 +175,22 @@ def make_accelerator(config: Config) -> Accelerator:
     if training.amp_init_scale is not None:
         handlers.append(GradScalerKwargs(init_scale=training.amp_init_scale))
     try:
-        return Accelerator(
-            cpu=device is not None and device.type == "cpu",
+        accelerator = Accelerator(
+            # Accelerate starts processes without a GPU only where it is told that there is none.
+            cpu=device.type == "cpu" if device is not None else not torch.accelerator.is_available(),
             mixed_precision=MIXED_PRECISION[training.amp_dtype] if training.amp and on_cuda else "no",
             kwargs_handlers=handlers,
         )
     except ValueError as error:
         raise ConfigError(f"device {config.device}, training.amp_dtype {training.amp_dtype}: {error}") from error
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise UsageError(
+            f"{started} processes were started and Accelerate joins {accelerator.num_processes}: each would train "
+            "by itself and write into one folder. Give a device that they can share (device=cpu, or cuda without a "
+            "number), or start one process"
+        )
+    return accelerator
 
 
 def _dataset(config: Config, split: str) -> Dataset[Any]:
@@ -166,25 +224,81 @@ def _batches(config: Config, accelerator: Accelerator, dataset: Dataset[Any], sh
     return Batches(dataset, sampler, collate, training.num_workers, pin_memory=accelerator.device.type == "cuda")
 
 
-def _restore(resume: Resume, network: nn.Module, optimizer: Any, accelerator: Accelerator) -> TrainingProgress:
+@dataclass
+class Parts:
+    """What a checkpoint restores, beside the random generators; see :class:`Run`."""
+
+    network: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    average: MovingAverage | None
+
+
+def _restore(resume: Resume, parts: Parts, accelerator: Accelerator) -> TrainingProgress:
     """Put a checkpoint's state into the parts of a run; its progress."""
-    load_weights(network, resume.content, resume.path)
-    load_optimizer(optimizer.optimizer, resume.content, resume.path)
-    if accelerator.scaler is not None and resume.content["scaler"] is not None:
-        accelerator.scaler.load_state_dict(resume.content["scaler"])
-    states = resume.content["random"]
+    content, path = resume.content, resume.path
+    load_weights(parts.network, content, path, averaged=False)
+    load_loss(parts.loss, content, path)
+    load_optimizer(parts.optimizer, content, path)
+    if content["scheduler"] is not None:
+        parts.schedule.load_state_dict(content["scheduler"], path)
+    if parts.average is not None:
+        load_weights(parts.average.network, content, path)  # without an average, it begins with the weights
+        parts.average.steps = content["ema"]["steps"] if content["ema"] is not None else 0
+    if accelerator.scaler is not None and content["scaler"] is not None:
+        accelerator.scaler.load_state_dict(content["scaler"])
+    states = content["random"]
     if accelerator.process_index < len(states):  # a process that the old run did not have keeps its fresh stream
         restore_random_state(states[accelerator.process_index])
-    return TrainingProgress.from_plain(resume.content["progress"])
+    return TrainingProgress.from_plain(content["progress"])
+
+
+def begin_with(network: nn.Module, source: Path) -> None:
+    """Copy the weights of a checkpoint, or of a run's folder, into a network.
+
+    Raises:
+        UsageError: there is none, or it is of another model, whose differences are named.
+    """
+    path = find_checkpoint(source)
+    load_weights(network, load_checkpoint(path), path, "give the same keys, or leave training.init_from out")
+    logger.info("beginning with the weights of %s", path)
+
+
+def freeze(network: nn.Module, patterns: Sequence[str], model: str) -> None:
+    """Train no weight whose name fits one of the patterns, in which ``*`` stands for anything.
+
+    Raises:
+        ConfigError: a pattern fits no weight, or nothing is left to train.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            parts = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise ConfigError(
+                f"training.freeze: no weight of {model} has a name like '{pattern}'; the names begin with "
+                f"{', '.join(parts)}. '{parts[0]}*' is all that begins so"
+            )
+    for name, parameter in network.named_parameters():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in network.parameters()):
+        why = "training.freeze holds all of them" if patterns else "it has none"
+        raise ConfigError(f"model '{model}' has no parameters to train: {why}")
 
 
 def _check_work_left(config: Config, progress: TrainingProgress, resume: Resume | None) -> None:
     training = config.training
+    if resume is not None and training.patience is not None and progress.waited >= training.patience:
+        raise UsageError(
+            f"nothing is left to train: {resume.path} has {progress.waited} validations behind it with nothing better, "
+            f"and training.patience is {training.patience}. Give a larger training.patience"
+        )
     for key, done, wanted in (
         ("epochs", progress.epoch, training.epochs),
         ("max_steps", progress.step, training.max_steps),
     ):
-        if resume is not None and wanted is not None and done >= wanted:
+        if resume is not None and wanted is not None and done >= wanted and not progress.pending:
             raise UsageError(
                 f"nothing is left to train: {resume.path} has {done} {key.replace('max_', '')} behind it, and "
                 f"training.{key} is {wanted}. Give a larger training.{key}, or start a new run without training.resume"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import Any, cast
 
 import torch
 from accelerate.utils import send_to_device
@@ -11,10 +11,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..datasets import collate
+from ..datasets.sample_checks import FRACTIONS, IMAGES, conformed
 from ..errors import ConfigError, DataError, UsageError
 from ..io.header import one_line
+from ..losses.call import LossCall
+from ..metrics import evaluate_metrics, identity_inputs, model_inputs
 from ..models import build_model
-from .loss_call import LossCall
 
 _MULTIPLES = (8, 16, 32, 64)
 """What sizes are rounded up to in search of one that a model takes: many networks halve their input once per level."""
@@ -26,43 +28,81 @@ def try_out(
     network: nn.Module,
     loss_call: LossCall,
     datasets: Sequence[Dataset[Any]],
+    batch_size: int,
     device: torch.device,
+    needed: Sequence[str] = (),
 ) -> None:
-    """One forward pass for a sample of each dataset.
+    """One forward pass with a whole batch of each dataset, and for the last one the metrics.
+
+    What the loss keeps in buffers is put back afterwards.
 
     Args:
         section: the config's ``model`` section, which ``network`` was built from.
         network: on the device.
         loss_call: the loss.
-        datasets: of which the first sample is taken.
+        datasets: for training, and for validation where there is one; the first samples of each are taken.
+        batch_size: the number of samples.
         device: of the network.
+        needed: metrics that the validation set must allow, as ``training.best`` names them.
 
     Raises:
-        DataError: the images of a sample are no pair of volumes of one shape.
-        ConfigError: the model or the loss cannot use a sample, or returns something else than it must.
+        DataError: a sample is not what a dataset must return, or its images are no pair of volumes of one shape.
+        ConfigError: the model or the loss cannot use a batch, or model, loss or a metric returns something else than it
+            must.
     """
     network.eval()
-    for dataset in datasets:
-        sample = dataset[0]
-        case = f"{type(dataset).__name__}, case {sample.get('case', 0)}"
-        _check_images(sample, case)
-        batch = send_to_device(collate([sample]), device)
+    loss = loss_call.loss
+    kept = {name: value.clone() for name, value in loss.state_dict().items()} if isinstance(loss, nn.Module) else {}
+    if isinstance(loss, nn.Module):
+        loss.eval()
+    for number, dataset in enumerate(datasets):
+        samples = [conformed(dataset[i], i) for i in range(min(batch_size, len(cast(Sized, dataset))))]
+        case = f"{type(dataset).__name__}, case {samples[0].get('case', 0)}"
+        for sample in samples:
+            _check_volumes(sample, f"{type(dataset).__name__}, case {sample.get('case', 0)}")
+        batch = send_to_device(collate(samples), device)
         try:
             warped, ddf = checked_prediction(network(batch["moving"], batch["fixed"]), batch["fixed"].shape)
         except Exception as error:
-            size = tuple(sample["fixed"].shape[1:])
+            size = tuple(samples[0]["fixed"].shape[1:])
             if not _takes(network, size, device):  # else the size is not the cause
                 _explain_size(section, size, error, device)
             if isinstance(error, ValueError):
                 raise ConfigError(f"model '{section['name']}' cannot use {case}: {error}") from error
             raise
         try:
-            loss = loss_call(warped, ddf, batch)
+            _check_loss(loss_call.with_terms(warped, ddf, batch))
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(f"the loss cannot use {case}: {error}") from error
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            given = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise ConfigError(f"the loss must return one number to minimise, not {given}; is its reduction 'none'?")
+        if number == len(datasets) - 1 and len(datasets) > 1:
+            for inputs in (model_inputs(batch, warped, ddf), identity_inputs(batch)):
+                _check_needed(needed, evaluate_metrics(inputs), case)
+    if isinstance(loss, nn.Module):
+        loss.load_state_dict(kept)
+
+
+def _check_needed(needed: Sequence[str], values: Mapping[str, torch.Tensor | None], case: str) -> None:
+    """Raise ConfigError where the inputs of a metric that decides are missing."""
+    for name in needed:
+        if name in values and values[name] is None:
+            present = ", ".join(["val_loss", *(other for other, value in values.items() if value is not None)])
+            raise ConfigError(f"training.best: '{name}' needs what {case} does not have; there are {present}")
+
+
+def _check_loss(result: tuple[Any, Mapping[str, torch.Tensor]]) -> None:
+    """Raise ConfigError unless a loss gave one number, and one for each of its terms."""
+    for name, value in {"": result[0], **result[1]}.items():
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            continue
+        given = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        if name:
+            raise ConfigError(f"the loss must return one number for its term '{name}', not {given}: take its mean")
+        raise ConfigError(
+            f"the loss must return one number to minimise, not {given}; is its reduction 'none', or a mean over the "
+            "samples missing? A loss of several terms returns a dictionary of numbers, whose entry 'loss' is the total"
+        )
 
 
 def build_for_size(section: Mapping[str, Any], size: Sequence[int], device: torch.device) -> nn.Module:
@@ -119,16 +159,31 @@ def _takes(network: nn.Module, size: Sequence[int], device: torch.device) -> boo
     return True
 
 
-def _check_images(sample: Mapping[str, Any], case: str) -> None:
-    for key in ("moving", "fixed"):
-        shape = tuple(sample[key].shape) if key in sample else None
+CHANNELS = {"dvf": "3", "moving_label": "L", "fixed_label": "L"}
+"""Channels of what lies beside the images in a sample; of masks it is 1."""
+
+
+def _check_volumes(sample: Mapping[str, Any], case: str) -> None:
+    for key in IMAGES:
+        value = sample.get(key)
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
         if shape is None or len(shape) != 4 or shape[0] != 1:
-            raise DataError(f"{case}: '{key}' must have the shape (1, D, H, W), not {shape}")
-    if sample["moving"].shape != sample["fixed"].shape:
+            given = "missing" if value is None else type(value).__name__ if shape is None else shape
+            raise DataError(f"{case}: '{key}' must be a tensor of the shape (1, D, H, W), not {given}")
+    moving, fixed = (tuple(sample[key].shape) for key in IMAGES)
+    if moving != fixed:
         raise DataError(
-            f"{case}: moving {tuple(sample['moving'].shape)} and fixed {tuple(sample['fixed'].shape)} must have "
-            "one shape; the dataset resizes both to its image_size"
+            f"{case}: moving {moving} and fixed {fixed} must have one shape; the dataset resizes both to its image_size"
         )
+    for key in (*FRACTIONS, "dvf"):
+        if isinstance(sample.get(key), torch.Tensor):
+            shape, channels = tuple(sample[key].shape), CHANNELS.get(key, "1")
+            fits = len(shape) == 4 and shape[1:] == fixed[1:] and (channels == "L" or shape[0] == int(channels))
+            if not fits:
+                raise DataError(
+                    f"{case}: '{key}' has the shape {shape}; beside images of {fixed} it must be ({channels}, "
+                    f"{', '.join(map(str, fixed[1:]))})"
+                )
 
 
 def checked_prediction(prediction: Any, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:

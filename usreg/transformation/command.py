@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import UsageError
+from ..io.landmark_details import read_details
 from ..io.landmark_writing import LANDMARK_SUFFIXES, write_landmarks
 from ..io.landmarks import read_landmarks
 from ..io.writing import check_output
@@ -79,7 +80,7 @@ def _run_points(options: argparse.Namespace, transforms: Sequence[str], console:
     links = links_of(transforms, options.inverse)
     here = images["fixed"]
     world = landmarks.to_world(here, space) if here is not None else landmarks.to_world(_NOWHERE, space)
-    written = write_landmarks(out, map_points(links, world), space, images["moving"])
+    written = write_landmarks(out, map_points(links, world), space, images["moving"], read_details(points))
     console.print(
         f"{len(world)} points of the fixed image are where they belong in the moving one ({written}): {out}",
         markup=False,

@@ -1,8 +1,9 @@
 """Makes MONAI's own losses and blocks run the fused ops: ``patch()`` before training, ``unpatch()`` to go back.
 
 The classes stay MONAI's (constructor, checks, attributes); their ``forward`` is replaced, so objects and imports made
-before the patch follow it too. Three things differ from MONAI. Half-precision input gives a float32 loss (MONAI's is
+before the patch follow it too. Four things differ from MONAI. Half-precision input gives a float32 loss (MONAI's is
 often NaN there) and a float32 image or field. Integer fields are refused. A coordinate that is not finite warps to NaN.
+The mutual information with a constant image is 0 and not NaN, and with an infinite value NaN.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from typing import Any
 
 import torch
 
+from usreg_kernels.checks import LEAST_BINS
 from usreg_kernels.dispatch import is_worthwhile
 from usreg_kernels.fields import INTERPOLATIONS, integrate_velocity, warp
-from usreg_kernels.functional import bending_energy_loss, gradient_smoothness_loss, lncc_loss
+from usreg_kernels.functional import (
+    bending_energy_loss,
+    gradient_smoothness_loss,
+    lncc_loss,
+    mutual_information_loss,
+)
 from usreg_kernels.windows import KERNEL_TYPES, KernelType, make_window
 
 _originals: dict[type, Callable[..., torch.Tensor]] = {}
@@ -44,6 +51,53 @@ def _lncc_forward(self: Any, pred: torch.Tensor, target: torch.Tensor) -> torch.
         smooth_nr=self.smooth_nr,
         smooth_dr=self.smooth_dr,
     )
+
+
+def _sigma_ratio(loss: Any) -> float:
+    """The width of the gaussians in bins, of which a MONAI object keeps ``1 / (2 sigma^2)``; 0 where it has none.
+
+    Read once: the object keeps it as a tensor, perhaps on a GPU.
+    """
+    if not hasattr(loss, "_usreg_sigma_ratio"):
+        spread = 0.0 if loss.preterm is None else float(loss.preterm)
+        found = (loss.num_bins - 1) / (2.0 * spread) ** 0.5 if spread > 0 else 0.0
+        loss._usreg_sigma_ratio = float(f"{found:.6g}")  # MONAI rounds to float32
+    ratio: float = loss._usreg_sigma_ratio
+    return ratio
+
+
+def _mutual_information_forward(self: Any, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    original = _originals[_mutual_information_class()]
+    is_spline = self.kernel_type == "b-spline"
+    takes = (
+        target.shape == pred.shape
+        and pred.ndim in (3, 4, 5)
+        and pred.is_floating_point()
+        and target.is_floating_point()
+        and self.num_bins >= LEAST_BINS[self.kernel_type]
+        and self.smooth_nr >= 0
+        and self.smooth_dr > 0
+        and is_worthwhile("mutual_information", pred.device.type)
+    )
+    if not takes or not (is_spline or _sigma_ratio(self) > 0):
+        return original(self, pred, target)
+    dtype = torch.promote_types(pred.dtype, target.dtype)
+    return mutual_information_loss(
+        pred.to(dtype),
+        target.to(dtype),
+        num_bins=self.num_bins,
+        kernel=self.kernel_type,
+        sigma_ratio=0.5 if is_spline else _sigma_ratio(self),
+        reduction=self.reduction,
+        smooth_nr=self.smooth_nr,
+        smooth_dr=self.smooth_dr,
+    )
+
+
+def _mutual_information_class() -> type:
+    from monai.losses.image_dissimilarity import GlobalMutualInformationLoss
+
+    return GlobalMutualInformationLoss
 
 
 def _diffusion_forward(self: Any, pred: torch.Tensor) -> torch.Tensor:
@@ -119,6 +173,7 @@ def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
 
         return {
             _lncc_class(): _lncc_forward,
+            _mutual_information_class(): _mutual_information_forward,
             DiffusionLoss: _diffusion_forward,
             BendingEnergyLoss: _bending_forward,
             _warp_class(): _warp_forward,
@@ -129,9 +184,10 @@ def _replacements() -> dict[type, Callable[..., torch.Tensor]]:
 
 
 def patch() -> None:
-    """Replace the forward pass of MONAI's LNCC, diffusion and bending-energy losses, and of ``Warp`` and ``DVF2DDF``.
+    """Replace the forward pass of MONAI's losses and blocks that have a fused counterpart.
 
-    The blocks keep their own where no kernel of the fused ops can run. Does nothing when done already.
+    They are its LNCC, mutual-information, diffusion and bending-energy losses, ``Warp`` and ``DVF2DDF``. The blocks and
+    the mutual information keep their own where no kernel of the fused ops can run. Does nothing when done already.
 
     Raises:
         ImportError: MONAI is not installed.

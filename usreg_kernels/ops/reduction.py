@@ -23,7 +23,7 @@ _ROW = 4096
 
 def total(values: torch.Tensor) -> torch.Tensor:
     """The sum of all values, in an order that depends only on their number, not on threads or strides."""
-    values = values.flatten()
+    values = values.reshape(-1)
     while values.numel() > _ROW:
         values = F.pad(values, (0, -values.numel() % _ROW)).view(-1, _ROW).sum(dim=1)
     return values.sum()

@@ -12,11 +12,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -30,6 +27,7 @@
 #include "cpu/support/capability.h"
 #include "cpu/support/memory.h"
 #include "cpu/support/parallel.h"
+#include "cpu/support/tasks.h"
 #if USREG_SEVERAL_ISAS
 #include <immintrin.h>
 #endif
@@ -44,37 +42,6 @@ using lncc::Arguments;
 using lncc::kOp;
 using lncc::Problem;
 
-// Memory for all threads, each with a part of its own.
-class Scratch {
- public:
-  Scratch(int64_t threads, int64_t bytes_per_thread) : stride_((bytes_per_thread + kAlign - 1) / kAlign * kAlign) {
-    memory_.reset(static_cast<char*>(std::aligned_alloc(kAlign, std::max<int64_t>(kAlign, threads * stride_))));
-    STD_TORCH_CHECK(memory_ != nullptr, kOp, ": out of memory: no ", threads, " x ", stride_,
-                    " bytes of working memory for ", threads, " threads");
-  }
-
-  void* part(int64_t thread) const { return memory_.get() + thread * stride_; }
-
- private:
-  static constexpr int64_t kAlign = 4096;
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
-  };
-  int64_t stride_;
-  std::unique_ptr<char, Free> memory_;
-};
-
-int64_t vector_bytes() {
-  switch (cpu_capability()) {
-    case Capability::kAvx512:
-      return USREG_VECTOR_BYTES_avx512;
-    case Capability::kAvx2:
-      return USREG_VECTOR_BYTES_avx2;
-    default:
-      return USREG_VECTOR_BYTES_base;
-  }
-}
-
 // Runs the march; returns the sum of the weighted correlation.
 template <class T>
 double march(const Problem& problem) {
@@ -82,20 +49,12 @@ double march(const Problem& problem) {
   const int64_t threads = torch::stable::get_num_threads();
   const lncc::Plan plan(problem, sizeof(F), threads);
   const lncc::Layout layout(problem, plan, sizeof(F), vector_bytes());
-  const int64_t workers = std::min(threads, plan.tasks);
-  const Scratch scratch(workers, layout.bytes);
   const int64_t losses_per_channel = plan.z_blocks * plan.y_blocks;
   std::vector<double> losses(problem.channels * losses_per_channel);
   const auto run = USREG_SELECT(lncc::run_task<T, F>);
-
-  std::atomic<int64_t> next{0};
-  parallel_for(workers, 1, [&](int64_t first, int64_t last) {
-    for (int64_t worker = first; worker < last; ++worker) {
-      for (int64_t index; (index = next.fetch_add(1)) < plan.tasks;) {
-        const lncc::Task task = plan.task(index);
-        run(problem, plan, layout, task, scratch.part(worker), losses.data() + task.channel * losses_per_channel);
-      }
-    }
+  for_each_task(kOp, plan.tasks, layout.bytes, [&](int64_t index, void* scratch) {
+    const lncc::Task task = plan.task(index);
+    run(problem, plan, layout, task, scratch, losses.data() + task.channel * losses_per_channel);
   });
   double total = 0;
   for (double loss : losses) total += loss;
@@ -175,13 +134,6 @@ std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> lncc_forward(
   return {loss, to_pred, to_target};
 }
 
-void check_grad_output(const Tensor& grad_output, const Tensor& pred, bool is_map) {
-  check_on_cpu(kOp, "grad_output", grad_output);
-  check_dtype(kOp, "grad_output", grad_output, real_dtype(pred.scalar_type()));
-  STD_TORCH_CHECK(is_map ? same_shape(grad_output, pred) : grad_output.dim() == 0, kOp,
-                  ": grad_output must have the shape of the loss, not ", shape_text(grad_output));
-}
-
 // Returns (gradient to pred, gradient to target), of the input's dtype and shape; none where not asked for.
 // Takes in what forward does, and grad_output, of the loss' dtype and shape.
 std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
@@ -190,7 +142,8 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
     double smooth_nr, double smooth_dr, int64_t reduction_value, bool pred_grad, bool target_grad) {
   const Arguments arguments(pred, target, mask, window_z, window_y, window_x, reduction_value);
   const bool is_map = arguments.reduction == Reduction::kNone;
-  check_grad_output(grad_output, pred, is_map);
+  check_on_cpu(kOp, "grad_output", grad_output);
+  check_grad_output(kOp, grad_output, pred, is_map);
   const Tensor grad = as_contiguous(grad_output);
   const std::optional<Tensor> to_pred = new_gradient(pred, pred_grad, arguments.dtype());
   const std::optional<Tensor> to_target = new_gradient(pred, target_grad, arguments.dtype());
@@ -213,47 +166,6 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
   return {to_pred, to_target};
 }
 
-// Returns grad_output * gradient in the dtype of like. gradient: of the loss' dtype, as forward returned it;
-// grad_output: scalar of that dtype; like: of the gradient's shape.
-Tensor lncc_scale(const Tensor& grad_output, const Tensor& gradient, const Tensor& like) {
-  check_grad_output(grad_output, like, false);
-  check_dtype(kOp, "gradient", gradient, real_dtype(like.scalar_type()));
-  STD_TORCH_CHECK(same_shape(gradient, like), kOp, ": the gradient must have the input's shape, not ",
-                  shape_text(gradient));
-  const Tensor source = as_contiguous(gradient);
-  Tensor result = new_output(like, like.sizes(), like.scalar_type());
-  dispatch_floating(like.scalar_type(), kOp, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const auto factor = *static_cast<const Real<T>*>(grad_output.const_data_ptr());
-    const auto* values = static_cast<const Real<T>*>(source.const_data_ptr());
-    auto* scaled = static_cast<T*>(result.mutable_data_ptr());
-    const auto scale = USREG_SELECT(lncc::scale_row<T, Real<T>>);
-    constexpr int64_t kGrain = 1 << 15;
-    parallel_for(like.numel(), kGrain,
-                 [&](int64_t first, int64_t last) { scale(values + first, factor, scaled + first, last - first); });
-  });
-  return result;
-}
-
-// Multiplies grad_output into a gradient where it lies. gradient: contiguous, of a loss' dtype; grad_output: scalar of
-// that dtype.
-void lncc_scale_in_place(const Tensor& grad_output, Tensor gradient) {
-  check_grad_output(grad_output, gradient, false);
-  STD_TORCH_CHECK(gradient.is_contiguous(), kOp, ": only a contiguous gradient can be scaled where it lies");
-  const ScalarType dtype = gradient.scalar_type();
-  check_dtype(kOp, "gradient", gradient, real_dtype(dtype));
-  dispatch_floating(dtype, kOp, [&](auto tag) {
-    using F = Real<typename decltype(tag)::type>;
-    const auto factor = *static_cast<const F*>(grad_output.const_data_ptr());
-    if (factor == 1) return;
-    auto* values = static_cast<F*>(gradient.mutable_data_ptr());
-    const auto scale = USREG_SELECT(lncc::scale_row<F, F>);
-    constexpr int64_t kGrain = 1 << 15;
-    parallel_for(gradient.numel(), kGrain,
-                 [&](int64_t first, int64_t last) { scale(values + first, factor, values + first, last - first); });
-  });
-}
-
 }  // namespace
 }  // namespace usreg
 
@@ -261,6 +173,4 @@ void lncc_scale_in_place(const Tensor& grad_output, Tensor gradient) {
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("lncc_native_forward", TORCH_BOX(&usreg::lncc_forward));
   m.impl("lncc_native_backward", TORCH_BOX(&usreg::lncc_backward));
-  m.impl("lncc_native_scale", TORCH_BOX(&usreg::lncc_scale));
-  m.impl("lncc_native_scale_", TORCH_BOX(&usreg::lncc_scale_in_place));
 }

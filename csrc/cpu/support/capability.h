@@ -1,6 +1,8 @@
 // Which instruction set the CPU kernels use, chosen once per process.
 #pragma once
 
+#include <cstdint>
+
 // One x86-64 binary holds every kernel three times (cpu/support/for_each_isa.inc); elsewhere there is only the
 // baseline.
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -24,6 +26,18 @@ enum class Capability { kBase, kAvx2, kAvx512 };
 // The best that this machine has and the environment variable USREG_CPU_CAPABILITY (base | avx2 | avx512) allows.
 // Throws if the variable holds anything else. Call it outside parallel_for, which loses the text of an error.
 Capability cpu_capability();
+
+// Bytes of a vector of the kernels that this process uses.
+inline int64_t vector_bytes() {
+  switch (cpu_capability()) {
+    case Capability::kAvx512:
+      return USREG_VECTOR_BYTES_avx512;
+    case Capability::kAvx2:
+      return USREG_VECTOR_BYTES_avx2;
+    default:
+      return USREG_VECTOR_BYTES_base;
+  }
+}
 
 template <class Kernel>
 Kernel* select_for_capability(Kernel* base, Kernel* avx2, Kernel* avx512) {

@@ -1,0 +1,143 @@
+"""Samples as people's datasets return them: what is converted, and what is refused before training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from usreg.datasets import DATASET_REGISTRY, collate
+from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
+from usreg.errors import ConfigError, DataError
+from usreg.metrics import METRIC_REGISTRY
+
+IMAGE = torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [IMAGE.double(), IMAGE.half(), IMAGE.numpy(), IMAGE.double().numpy(), IMAGE.numpy().astype(">f4")],
+    ids=["float64", "float16", "array", "array of float64", "array of other byte order"],
+)
+def test_images_become_float32_tensors(given):
+    batch = collate([{"moving": given, "fixed": given}])
+    assert batch["moving"].dtype == torch.float32
+    torch.testing.assert_close(batch["fixed"], IMAGE[None], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64])
+def test_labels_and_masks_become_float32(dtype):
+    inside = (IMAGE > 0.5).to(dtype)
+    batch = collate([{"moving": IMAGE, "fixed": IMAGE, "moving_label": inside, "fixed_mask": inside.numpy()}])
+    for key in ("moving_label", "fixed_mask"):
+        assert batch[key].dtype == torch.float32
+        assert torch.equal(batch[key][0], inside.float())
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ((IMAGE, IMAGE), r"type tuple; it must be a dictionary, as in \{'moving'"),
+        ({"moving": IMAGE.byte(), "fixed": IMAGE}, r"'moving' is of the type torch.uint8.*image\.float\(\) / 255"),
+        ({"moving": IMAGE, "fixed": (255 * IMAGE).short().numpy()}, "'fixed' is of the type torch.int16"),
+        ({"case": "A", "fixed_label": 255.0 * (IMAGE > 0.5)}, "case 'A': 'fixed_label' has values from 0 to 255"),
+        ({"moving_label": torch.arange(4).reshape(1, 4, 1, 1)}, r"from 0 to 3; .*torch\.stack"),
+        ({"moving_mask": torch.full((1, 2, 2, 2), torch.nan)}, "'moving_mask' has values from nan"),
+    ],
+    ids=["tuple", "uint8", "array of int16", "0 and 255", "map", "NaN"],
+)
+def test_what_no_network_can_use_is_refused(sample, message):
+    with pytest.raises(DataError, match=message):
+        collate([sample])
+
+
+class Mine(DeepRegSynthetic):
+    """The synthetic dataset as a plugin that does something else with its samples."""
+
+    def __getitem__(self, index):
+        return self.change(super().__getitem__(index))
+
+    @staticmethod
+    def change(sample):
+        return sample
+
+
+def arrays(sample):
+    return {key: value.double().numpy() if isinstance(value, torch.Tensor) else value for key, value in sample.items()}
+
+
+def test_a_dataset_of_arrays_trains_as_one_of_tensors(train_tiny, monkeypatch):
+    expected = train_tiny("training.epochs=1").evaluation
+    monkeypatch.setattr(Mine, "change", staticmethod(arrays))
+    monkeypatch.setitem(DATASET_REGISTRY, "mine", Mine)
+    found = train_tiny("training.epochs=1", "train_dataset.name=mine", "val_dataset.name=mine").evaluation
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: (s["moving"], s["fixed"]), "type tuple"),
+        (lambda s: s | {"moving": s["moving"][0]}, r"'moving' must be a tensor of the shape \(1, D, H, W\)"),
+        (lambda s: {"fixed": s["fixed"]}, "'moving' .*not missing"),
+        (lambda s: s | {"fixed_label": s["fixed_mask"][0], "moving_label": s["moving_mask"]}, r"\(L, 16, 16, 16\)"),
+        (lambda s: s | {"dvf": s["dvf"][:2]}, r"'dvf' has the shape \(2, 16, 16, 16\)"),
+        (lambda s: s | {"fixed_mask": 255 * s["fixed_mask"]}, "from 0 to 255"),
+    ],
+    ids=["tuple", "no channel", "no moving", "label without channel", "field of a plane", "mask of 255"],
+)
+def test_a_plugins_dataset_is_checked_before_anything_is_written(train_tiny, monkeypatch, tmp_path, change, message):
+    monkeypatch.setattr(Mine, "change", staticmethod(change))
+    monkeypatch.setitem(DATASET_REGISTRY, "mine", Mine)
+    with pytest.raises(DataError, match=message):
+        train_tiny("train_dataset.name=mine")
+    assert not (tmp_path / "run").exists()
+
+
+def per_voxel(ddf: torch.Tensor) -> torch.Tensor:
+    return ddf.square().mean(1)
+
+
+def one_number(ddf: torch.Tensor) -> torch.Tensor:
+    return ddf.square().mean()
+
+
+def nothing(ddf: torch.Tensor) -> None:
+    pass
+
+
+def mistaken(ddf: torch.Tensor) -> torch.Tensor:
+    raise ValueError("a bug in my metric")
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "message"),
+    [
+        (per_voxel, ConfigError, r"'mine' returned a tensor \(2, 16, 16, 16\) for a batch of 2"),
+        (one_number, ConfigError, r"'mine' returned a tensor \(\) .* one value per sample"),
+        (nothing, ConfigError, "'mine' returned None"),
+        (mistaken, ValueError, "a bug in my metric"),
+    ],
+)
+def test_a_metric_is_tried_before_anything_is_written(train_tiny, monkeypatch, tmp_path, metric, error, message):
+    monkeypatch.setitem(METRIC_REGISTRY, "mine", metric)
+    with pytest.raises(error, match=message):
+        train_tiny()
+    assert not (tmp_path / "run").exists()
+
+
+def as_slices(sample):
+    """Volumes of one voxel along z, with everything that a metric may ask for."""
+    flat = {key: sample[key][:, :1] for key in ("moving", "fixed", "dvf", "moving_mask", "fixed_mask")}
+    points = {key: sample[key] * torch.tensor([0.0, 1.0, 1.0]) for key in ("moving_points", "fixed_points")}
+    return flat | points | {"moving_label": flat["moving_mask"], "fixed_label": flat["fixed_mask"]}
+
+
+def test_volumes_of_one_voxel_along_an_axis(train_tiny, monkeypatch):
+    monkeypatch.setattr(Mine, "change", staticmethod(as_slices))
+    monkeypatch.setitem(DATASET_REGISTRY, "mine", Mine)
+    names = "train_dataset.name=mine", "val_dataset.name=mine"
+    sizes = "image_size=[1,16,16]", "train_dataset.image_size=[16,16,16]", "val_dataset.image_size=[16,16,16]"
+    found = train_tiny("training.epochs=1", *names, *sizes, "loss={name: lncc_dice, smooth_weight: 0.1}").evaluation
+    assert found.skipped == 0
+    for name in ("epe", "dice", "hd95", "asd", "tre", "neg_jac_ratio", "log_jac_std"):
+        assert found.metrics[name] is not None, name

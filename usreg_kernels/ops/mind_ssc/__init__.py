@@ -1,0 +1,14 @@
+"""The MIND-SSC descriptor of an image."""
+
+from usreg_kernels.ops.mind_ssc import reference
+from usreg_kernels.ops.mind_ssc.native import Native
+from usreg_kernels.ops.operator import Op
+
+OP = Op(
+    name="mind_ssc",
+    tensors=("Tensor image",),
+    params="int radius, int dilation",
+    outputs_like=reference.descriptor_like,
+    reference=reference,
+    backends=(Native("cpu"),),
+)

@@ -1,0 +1,21 @@
+"""The compiled MIND-SSC descriptor: C++ on CPUs (``csrc/cpu/mind``). Nothing is saved for backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from usreg_kernels.ops.compiled import StatelessBackend, define_stateless
+
+define_stateless("mind_ssc", "Tensor image, int radius, int dilation")
+
+
+class Native(StatelessBackend):
+    """Two marches over the image each way: the mean of V, and the descriptor or its gradient."""
+
+    op = "mind_ssc"
+
+    def arguments(self, image: torch.Tensor, radius: int, dilation: int) -> tuple[Any, ...]:
+        """Those of the op."""
+        return radius, dilation
