@@ -1,8 +1,8 @@
-"""Builds the native libraries of usreg_kernels; everything else about the distribution stands in pyproject.toml.
+"""Builds the native libraries of usreg_kernels; everything else about the distribution is in pyproject.toml.
 
 ``libusreg_cpu.so`` comes from csrc/cpu with GCC or Clang, ``libusreg_cuda.so`` (on Windows ``libusreg_cuda.dll``) from
 csrc/cuda with nvcc. Both use only torch's stable ABI and no ``Python.h``, so that one binary serves every Python 3 and
-every torch since 2.10; ``torch.ops.load_library`` loads them. torch is found, but neither imported nor fetched: a build
+every torch since 2.10; ``torch.ops.load_library`` loads them. torch is found, not imported and not fetched: a build
 in isolation uses the headers of the environment's own torch.
 
 Environment variables:
@@ -312,7 +312,7 @@ class PlatformWheel(bdist_wheel):
 
 
 class EditableWheel(editable_wheel):
-    """Takes away the libraries of an earlier editable install, so that none outlives the sources that it came from."""
+    """Removes the libraries of an earlier editable install, so that none is older than the sources."""
 
     def run(self) -> None:
         for library in (ROOT / PACKAGE).glob("libusreg_*"):

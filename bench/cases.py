@@ -65,7 +65,7 @@ class Case:
     """One comparison: all its contenders get the same numbers.
 
     Attributes:
-        op: a key of ``LOSSES``.
+        op: a key of ``usreg_kernels.functional.LOSSES``.
         shape: of each input tensor.
         dtype: of each input tensor.
         backward: forward and backward, or only forward, without a gradient.

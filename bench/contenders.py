@@ -175,7 +175,7 @@ def _module(name: str) -> ModuleType:
 
 @cache
 def import_failure(name: str) -> str | None:
-    """Why a module of an optional package is not to be had, which may fail in any way while it is imported."""
+    """Why a module of an optional package cannot be imported, which may fail in any way."""
     try:
         with third_party_warnings_ignored():
             import_module(name)

@@ -149,37 +149,51 @@ def _runs_of_trainer(
     def whole() -> None:
         last[name] = trainer.step([batch], StopRequest()).loss
 
-    def alone() -> None:
+    def only_loss() -> None:
         warped = batch["moving"].clone().requires_grad_()
         trainer.run.loss_call(warped, batch["dvf"], batch).backward()
 
-    return {f"step {name}": whole, f"loss {name}": alone}
+    return {f"step {name}": whole, f"loss {name}": only_loss}
 
 
-def _trainer(name: str, size: int, device: str, folder: Path, amp: bool) -> tuple[Trainer, dict[str, Any]]:
-    from accelerate.utils import send_to_device
-    from monai.losses import LocalNormalizedCrossCorrelationLoss
-
-    from usreg.config import load_config
-    from usreg.losses.utils import MIN_SMOOTH_DR, MIN_SMOOTH_NR
-    from usreg.training import LossCall, Trainer, prepare_run
-    from usreg.training.console import Reporter, make_console
-
-    settings = [
-        f"image_size=[{size},{size},{size}]",
-        f"loss={{name: lncc, kernel_size: {WINDOW}}}",
+def quick_settings(device: str, folder: Path, amp: bool) -> list[str]:
+    """Settings of a training that only takes steps on one batch."""
+    return [
         f"device={device}",
         "tensorboard.enabled=false",
         f"training.amp={str(amp).lower()}",
         "training.num_workers=0",
         "train_dataset.num_samples=2",
         "val_dataset.num_samples=1",
-        f"training.save_dir={folder / name}",
+        f"training.save_dir={folder}",
+    ]
+
+
+def monai_lncc() -> nn.Module:
+    """MONAI's LNCC with the smoothing terms that ``lncc`` raises its defaults to."""
+    from monai.losses import LocalNormalizedCrossCorrelationLoss
+
+    from usreg.losses.utils import MIN_SMOOTH_DR, MIN_SMOOTH_NR
+
+    loss: nn.Module = LocalNormalizedCrossCorrelationLoss(3, WINDOW, smooth_nr=MIN_SMOOTH_NR, smooth_dr=MIN_SMOOTH_DR)
+    return loss
+
+
+def _trainer(name: str, size: int, device: str, folder: Path, amp: bool) -> tuple[Trainer, dict[str, Any]]:
+    from accelerate.utils import send_to_device
+
+    from usreg.config import load_config
+    from usreg.training import LossCall, Trainer, prepare_run
+    from usreg.training.console import Reporter, make_console
+
+    settings = [
+        f"image_size=[{size},{size},{size}]",
+        f"loss={{name: lncc, kernel_size: {WINDOW}}}",
+        *quick_settings(device, folder / name, amp),
     ]
     run = prepare_run(load_config(None, settings))
     if name == MONAI:
-        smooth = {"smooth_nr": MIN_SMOOTH_NR, "smooth_dr": MIN_SMOOTH_DR}  # what `lncc` raises its defaults to
-        run.loss_call = LossCall(LocalNormalizedCrossCorrelationLoss(3, WINDOW, **smooth))
+        run.loss_call = LossCall(monai_lncc())
     run.model.train()
     batch = send_to_device(next(run.train.epoch()), run.accelerator.device)
     return Trainer(run, Reporter(make_console(quiet=True))), batch

@@ -87,7 +87,7 @@ class Session:
     """What one comparison learns for the next.
 
     Attributes:
-        runs: what a contender took for how many voxels, so that none is waited for in vain.
+        runs: what a contender took for how many voxels, so that none is started that would take too long.
         lost: why the GPU no longer works; None where it does.
     """
 
@@ -194,7 +194,7 @@ def _time(case: Case, ready: dict[str, tuple[Contender, _Ready]], plan: Plan, ou
     streams = _streams(case, plan.device)
     failures: dict[str, Failure] = {}
     times = interleave(
-        {**runs, _STREAM: _in_turn(streams)},
+        {**runs, _STREAM: in_turn(streams)},
         {**turns, _STREAM: plan.rounds},
         plan.seconds_per_turn,
         plan.device,
@@ -221,7 +221,7 @@ def _time(case: Case, ready: dict[str, tuple[Contender, _Ready]], plan: Plan, ou
 
 def _time_on_gpu(ready: dict[str, _Ready], streams: list[Run], outcomes: dict[str, Outcome]) -> None:
     """Add the device's and the CPU's part to what was measured."""
-    streaming = on_gpu("torch.add", _in_turn(streams), streams, 0.0).seconds
+    streaming = on_gpu("torch.add", in_turn(streams), streams, 0.0).seconds
     for name, found in ready.items():
         outcome = outcomes[name]
         if isinstance(outcome, Measured):
@@ -260,7 +260,7 @@ def _try(
     if seconds > patience:
         raise Absent(f"{seconds:.2g} s a run; --bench-patience gives it {patience:g}")
     return _Ready(
-        run=_in_turn([step(loss, *inputs) for inputs in sets]),
+        run=in_turn([step(loss, *inputs) for inputs in sets]),
         captured=[graph_step(loss, *inputs) for inputs in sets],
         seconds=seconds,
         error=error,
@@ -268,18 +268,19 @@ def _try(
     )
 
 
-def _in_turn(runs: Sequence[Run]) -> Run:
+def in_turn(runs: Sequence[Run]) -> Run:
     """One of the runs each time."""
     forever = cycle(runs)
     return lambda: next(forever)()
 
 
 def _input_sets(case: Case, device: str) -> list[list[torch.Tensor]]:
-    return [make_inputs(case, seed, device) for seed in range(_set_count(case))]
+    return [make_inputs(case, seed, device) for seed in range(set_count(case.least_bytes))]
 
 
-def _set_count(case: Case) -> int:
-    return min(MOST_SETS, max(2, -(-CACHE_BYTES // case.least_bytes)))
+def set_count(size: int, most: int = MOST_SETS) -> int:
+    """How many input sets of so many bytes no cache holds together; at least two."""
+    return min(most, max(2, -(-CACHE_BYTES // size)))
 
 
 def _streams(case: Case, device: str) -> list[Run]:
@@ -288,7 +289,7 @@ def _streams(case: Case, device: str) -> list[Run]:
     def run(first: torch.Tensor, second: torch.Tensor, result: torch.Tensor) -> Run:
         return lambda: torch.add(first, second, out=result)
 
-    count = _set_count(case)
+    count = set_count(case.least_bytes)
     return [run(*(torch.ones(case.shape, dtype=case.dtype, device=device) for _ in range(3))) for _ in range(count)]
 
 

@@ -192,7 +192,7 @@ def stepped(start: Callable[[torch.Tensor], Callable[[], object]]) -> Build:
 
 
 def _steps() -> list[Operation]:
-    """Adam in place: three components of gradient, moments and field, read; and written but for the gradient."""
+    """Adam in place: three components of gradient, moments and field are read, and all but the gradient written."""
     plain_step = {
         OURS: stepped(lambda field: FieldAdam([field], LR).step),
         "torch.optim.Adam": stepped(lambda field: torch.optim.Adam([field], LR).step),

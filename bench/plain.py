@@ -115,7 +115,7 @@ def mind(pooled: bool, radius: int = 2, dilation: int = 2) -> Pair:
 
 
 def folding(ddf: torch.Tensor) -> torch.Tensor:
-    """The mean of what the Jacobian determinants of a volume's field lack to 0."""
+    """The mean of how far the Jacobian determinants of a volume's field fall below 0."""
     return F.relu(-jacobian_determinant(ddf)).mean()
 
 

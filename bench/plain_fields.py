@@ -68,7 +68,7 @@ class LongestAdam:
 
 
 def jacobian_determinant(ddf: torch.Tensor) -> torch.Tensor:
-    """(B, 3, D, H, W) to (B, 1, D, H, W): ``torch.gradient``, and the determinant spelt out."""
+    """(B, 3, D, H, W) to (B, 1, D, H, W): ``torch.gradient``, and the determinant term by term."""
     rows = torch.stack(torch.gradient(ddf, dim=(2, 3, 4)), dim=2)  # (B, component, derivative, D, H, W)
     matrix = rows + torch.eye(3, device=ddf.device, dtype=ddf.dtype).reshape(1, 3, 3, 1, 1, 1)
     (a, b, c), (d, e, f), (g, h, i) = (row.split(1, 1) for row in matrix.unbind(1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ def identity(kind: str, case: Case, contender: str, device: str) -> dict[str, An
         "scheme": case.scheme,
         "device": device,
     }
+
+
+def measured(kind: str, op: str, contender: str, shape: Sequence[int], device: str, ours: bool) -> dict[str, Any]:
+    """What identifies a measurement that belongs to no case of a loss, and whether the contender is ours."""
+    return {"kind": kind, "op": op, "contender": contender, "shape": list(shape), "device": device, "ours": ours}
 
 
 def record(benchmark: Any, group: str, times: Times, extra: dict[str, Any], wrong: str | None = None) -> None:

@@ -137,7 +137,7 @@ def _launches(best: Entry) -> Row:
 def absent(results: Results, op: str) -> str:
     """A list of who did not take part in comparisons of an op, why, and in which; empty where all did.
 
-    A reason that holds in every comparison stands by itself. One that is a fault of ours is bold.
+    A reason that holds in every comparison is given without them. One that is a fault of ours is bold.
     """
     entries = [entry for entry in results.absent if entry["op"] == op]
     lines = _grouped(results, op, entries, "reason")

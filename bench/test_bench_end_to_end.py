@@ -14,7 +14,7 @@ from bench.cases import IMAGES
 from bench.end_to_end import LOSS_TOLERANCE, NAMES, OURS, QUALITY_TOLERANCE, REGISTERED, Registrations, Trainings
 from bench.failures import Failure
 from bench.measure import Plan
-from bench.recording import record
+from bench.recording import measured, record
 from bench.training_parts import Parts
 
 MISSING = end_to_end.missing()
@@ -71,12 +71,7 @@ def test_training_step(
     training = _measured(found, name)
     wrong = end_to_end.wrong_training(found) if name == OURS else None
     extra = {
-        "kind": "training",
-        "op": "training step",
-        "contender": name,
-        "ours": name == OURS,
-        "shape": [SIZES[size]] * 3,
-        "device": plan.device,
+        **measured("training", "training step", name, [SIZES[size]] * 3, plan.device, name == OURS),
         "loss_seconds": training.loss.median,
         "loss_share": training.loss.median / training.step.median,
         "last_loss": training.last_loss,
@@ -86,7 +81,7 @@ def test_training_step(
     record(benchmark, f"training step {SIZES[size]}^3", training.step, extra, wrong)
 
 
-@pytest.mark.parametrize("name", training_parts.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("config", training_parts.CONFIGS)
 def test_training_parts(
     config: str,
@@ -100,21 +95,16 @@ def test_training_parts(
     if config != DEFAULT:
         _skip_unless_chosen("96", chosen_shapes)
     found = once(("parts", config), lambda: training_parts.measure(config, plan.rounds, plan.device, tmp_path))
-    parts, losses = found[name], [found[other].loss for other in training_parts.NAMES]
+    parts, losses = found[name], [found[other].loss for other in NAMES]
     agree = abs(losses[0] - losses[1]) <= LOSS_TOLERANCE
     extra = {
-        "kind": "parts",
-        "op": "training parts",
-        "contender": name,
-        "ours": name == training_parts.OURS,
+        **measured("parts", "training parts", name, parts.shape, plan.device, name == OURS),
         "scheme": config,
-        "shape": list(parts.shape),
-        "device": plan.device,
         "parts_seconds": {part: times.median for part, times in parts.times.items()},
         "shares": parts.shares,
         "exact": agree,
     }
-    wrong = None if agree or name != training_parts.OURS else f"the losses differ: {losses}"
+    wrong = None if agree or name != OURS else f"the losses differ: {losses}"
     record(benchmark, f"parts of a training step, {config}", parts.step, extra, wrong)
 
 
@@ -134,12 +124,7 @@ def test_registration(
     found, ours = _measured(both, name), both[OURS]
     wrong = end_to_end.wrong_registration(both) if name == OURS else None
     extra = {
-        "kind": "registration",
-        "op": "registration",
-        "contender": name,
-        "ours": name == OURS,
-        "shape": list(shape),
-        "device": plan.device,
+        **measured("registration", "registration", name, shape, plan.device, name == OURS),
         "iterations": iterations,
         "learning_rate": learning_rate,
         "similarity_before": found.before,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import pytest
@@ -12,11 +11,11 @@ import torch
 
 from bench.cases import IMAGES
 from bench.failures import Failure, attempt
-from bench.measure import CACHE_BYTES, Plan
+from bench.measure import Plan, in_turn, set_count
 from bench.memory import peak_extra_bytes
 from bench.operations import OURS, Build, Operation, Tensors, operations
 from bench.outcomes import Error
-from bench.recording import record
+from bench.recording import measured, record
 from bench.timing import Times, interleave
 
 USUAL = ("96", "brain")
@@ -52,7 +51,7 @@ Comparison = dict[str, "Found | Failure"]
 
 def compare(operation: Operation, spatial: tuple[int, ...], plan: Plan) -> Comparison:
     """Every contender of an operation; one that fails takes no other with it."""
-    count = min(MOST_SETS, max(2, -(-CACHE_BYTES // operation.least_bytes(spatial))))
+    count = set_count(operation.least_bytes(spatial), MOST_SETS)
     sets = [operation.make_inputs(spatial, seed, plan.device) for seed in range(count)]
     wanted = operation.reference(sets[0])
     found: Comparison = {}
@@ -71,10 +70,10 @@ def compare(operation: Operation, spatial: tuple[int, ...], plan: Plan) -> Compa
         {**runs, STREAM: stream}, {**turns, STREAM: plan.rounds}, plan.seconds_per_turn, plan.device, failures=failures
     )
     rate = streamed / times.pop(STREAM).median
-    for name, measured in times.items():
-        fraction = operation.least_bytes(spatial) / measured.median / rate
+    for name, time in times.items():
+        fraction = operation.least_bytes(spatial) / time.median / rate
         exact = errors[name].within_tolerance(torch.float32, ours=name == OURS)
-        found[name] = Found(measured, errors[name], exact, peaks[name], fraction)
+        found[name] = Found(time, errors[name], exact, peaks[name], fraction)
     return {**found, **failures}
 
 
@@ -84,8 +83,7 @@ def _try(
     runs = [build(inputs) for inputs in sets]
     output, *gradients = (_error(one, other) for one, other in zip(runs[0](), wanted, strict=False))
     peak, seconds = peak_extra_bytes(runs[0], plan.device)
-    forever = cycle(runs)
-    return lambda: next(forever)(), Error(output, max(gradients, default=None)), peak, seconds
+    return in_turn(runs), Error(output, max(gradients, default=None)), peak, seconds
 
 
 def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -116,14 +114,9 @@ def test_operation(
     if isinstance(found, Failure):
         (pytest.fail if name == OURS and not found.is_lack_of_memory else pytest.skip)(f"{name} fails with {found}")
     extra = {
-        "kind": "operation",
-        "op": operation.title,
-        "contender": name,
-        "ours": name == OURS,
+        **measured("operation", operation.title, name, spatial, plan.device, name == OURS),
         "pass": operation.passes,
-        "shape": list(spatial),
         "dtype": "float32",
-        "device": plan.device,
         "loss_error": found.error.loss,
         "gradient_error": found.error.gradient,
         "exact": found.exact,

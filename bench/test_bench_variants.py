@@ -13,7 +13,7 @@ import usreg_kernels as uk
 from bench.cases import IMAGES, WINDOW, Case, make_inputs
 from bench.failures import Failure, attempt
 from bench.measure import Plan
-from bench.recording import record
+from bench.recording import measured, record
 from bench.steps import step
 from bench.timing import Times, interleave
 from tools.tolerances import LOSS_TOLERANCE
@@ -134,12 +134,7 @@ def test_variant(variant: str, shape: tuple[int, ...], variants: Variants, plan:
         pytest.skip(f"{variant}: a matter of CPUs")
     times, base = variants.times[variant], variants.times.get(BASE)
     extra = {
-        "kind": "variant",
-        "op": "lncc",
-        "contender": variant,
-        "ours": True,
-        "shape": list(shape),
-        "device": plan.device,
+        **measured("variant", "lncc", variant, shape, plan.device, ours=True),
         "ratio_to_base": None if base is None else times.median / base.median,
     }
     wrong = f"{variant}: {variants.wrong[variant]}" if variant in variants.wrong else None

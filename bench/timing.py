@@ -66,7 +66,7 @@ class Times:
 
 @dataclass(frozen=True)
 class OnGpu:
-    """What a run takes on a GPU, apart from what its launches take.
+    """What a run takes on a GPU, without what its launches take.
 
     Attributes:
         seconds: of the device for one run, from a CUDA graph of runs over all input sets; None without a graph.

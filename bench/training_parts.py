@@ -15,12 +15,10 @@ import torch
 
 from bench.cases import WINDOW
 from bench.contenders import third_party_warnings_ignored
+from bench.end_to_end import NAMES, OURS, monai_lncc, quick_settings
 from bench.gpu import Run
 from bench.plain import finite_differences
 from bench.timing import Times, interleave
-
-OURS, MONAI = "USReg", "MONAI"
-NAMES = (OURS, MONAI)
 
 PARTS = ("network", "warp", "loss", "optimizer")
 """Network, warp and loss with their backward passes."""
@@ -99,16 +97,7 @@ def _prepare(settings: list[str], device: str, folder: Path) -> tuple[Any, dict[
     from usreg.config import load_config
     from usreg.training import prepare_run
 
-    quick = [
-        f"device={device}",
-        "tensorboard.enabled=false",
-        "training.amp=false",
-        "training.num_workers=0",
-        "train_dataset.num_samples=2",
-        "val_dataset.num_samples=1",
-        f"training.save_dir={folder}",
-    ]
-    run = prepare_run(load_config(None, [*settings, *quick]))
+    run = prepare_run(load_config(None, [*settings, *quick_settings(device, folder, amp=False)]))
     run.model.train()
     return run, send_to_device(next(run.train.epoch()), run.accelerator.device)
 
@@ -131,14 +120,11 @@ def _ours(run: Any) -> tuple[Callable[..., torch.Tensor], Loss]:
 
 def _monai(run: Any) -> tuple[Callable[..., torch.Tensor], Loss]:
     """MONAI's ``Warp``, and the terms of the config's loss by MONAI's classes and torch."""
-    from monai.losses import LocalNormalizedCrossCorrelationLoss
     from monai.networks.blocks import Warp
-
-    from usreg.losses.utils import MIN_SMOOTH_DR, MIN_SMOOTH_NR
 
     with third_party_warnings_ignored():
         block = Warp()
-    lncc = LocalNormalizedCrossCorrelationLoss(3, WINDOW, smooth_nr=MIN_SMOOTH_NR, smooth_dr=MIN_SMOOTH_DR)
+    lncc = monai_lncc()
     smoothness = finite_differences(central=False)  # MONAI has central differences only
     ours = run.loss_call.loss
 

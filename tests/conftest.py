@@ -1,6 +1,6 @@
 """Set-up of all tests: ``bench`` can be imported, Triton kernels run without a GPU, and GPU tests without the extras.
 
-A machine with a GPU often has little more than torch and pytest. ``pytest -m gpu`` (or ``-m large``) therefore skips
+A machine with a GPU often has little more than torch and pytest. ``pytest -m gpu`` (or ``-m large``) skips
 modules that import a package which is not installed, and names it. Every other run fails on them, and so does every run
 with ``CI`` in its environment: a development environment that lacks a package must not pass by testing less.
 """

@@ -1,7 +1,7 @@
 """``make compile_commands``: writes compile_commands.json, with which clangd opens any file of ``csrc``.
 
 CPU files have the flags of ``setup.py``. CUDA files have those of the tests' emulation, under which they are plain C++
-(``tests/kernels/cuda_on_cpu``): neither nvcc nor CUDA's headers are needed.
+(``tests/kernels/cuda_on_cpu``): they need no nvcc and no CUDA headers.
 
 A ``.inc`` file is a part of a ``.cpp`` file, and refers to what comes before it there. That goes into a header of its
 own below ``build/compile_commands``, which its flags include. Run this again after a change of what comes before.
@@ -58,8 +58,8 @@ def sources() -> Iterator[Path]:
 def before(path: Path) -> str:
     """What a file's includer, and the includers of that, have before it; of several includers, the first one's.
 
-    A kernel body is included by ``for_each_isa.inc``, on behalf of the ``.cpp`` file that names it, once per
-    instruction set. Here the first of these counts, that of every machine.
+    ``for_each_isa.inc`` includes the kernel body that a ``.cpp`` file names, once per instruction set. Here the first
+    of these counts, that of every machine.
     """
     if path.suffix != ".inc":
         return ""

@@ -15,7 +15,8 @@ shift
 python=$PWD/.venv/bin/python
 target=$(mktemp -d)
 trap 'rm -rf "$target"' EXIT
-CXX="g++ $flags -fno-sanitize-recover=all -fno-omit-frame-pointer -g1" USREG_BUILD_CPU=1 USREG_BUILD_CUDA=0 \
+# -O1 comes behind the flags of setup.py, and counts: the same accesses are checked, and it compiles much faster.
+CXX="g++ $flags -fno-sanitize-recover=all -fno-omit-frame-pointer -g1" CXXFLAGS=-O1 USREG_BUILD_CPU=1 USREG_BUILD_CUDA=0 \
   "$python" -m pip install --quiet --no-build-isolation --no-deps --target "$target" .
 
 preload=$(for runtime in $runtimes; do g++ -print-file-name="$runtime"; done | tr '\n' ' ')

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _give_back_overrides(options: argparse.Namespace) -> None:
-    """Settings that stand behind --save or --register, which take what follows them."""
+    """Settings that follow --save or --register, which take what comes after them."""
     taken = [word for word in options.save if "=" in word]
     options.save = [word for word in options.save if word not in taken]
     if isinstance(options.register, str) and "=" in options.register and not Path(options.register).exists():

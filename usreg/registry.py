@@ -92,7 +92,7 @@ def _where(factory: Callable[..., Any]) -> str:
 class Registry(dict[str, Callable[..., T]]):
     """A dictionary from names to factories that refuses duplicates and explains unknown names.
 
-    A name belongs to the factory that registered it first; a second one is refused. The one exception are built-ins:
+    A name belongs to the factory that registered it first; a second one is refused. The exception is built-ins:
     after :meth:`mark_builtins`, which a package calls below its own imports, a name registered before may be replaced
     once, by a plugin or by a module imported after it. The replacement is logged as a warning that names both.
 

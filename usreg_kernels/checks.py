@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,26 +37,28 @@ def check_kernel_type(kernel_type: object) -> KernelType:
     return check_choice("kernel_type", kernel_type, KERNEL_TYPES)
 
 
+def has_entries(value: object) -> bool:
+    """Whether a value holds an entry per axis; text, a number and an array without an axis are single values."""
+    return isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", None) != 0
+
+
+def _per_axis(value: Any, spatial_dims: int) -> list[Any]:
+    """What belongs to each spatial axis: the entries of a value, or a single value for every axis."""
+    return list(value) if has_entries(value) else [value] * spatial_dims
+
+
 def check_kernel_size(kernel_size: int | Sequence[int], spatial_dims: int) -> list[int]:
     """One odd positive size per spatial axis, from one integer (NumPy's too) or one per axis."""
-    if isinstance(kernel_size, int):
-        sizes = [kernel_size] * spatial_dims
-    elif isinstance(kernel_size, np.integer):
-        sizes = [int(kernel_size)] * spatial_dims
-    elif isinstance(kernel_size, Iterable) and not isinstance(kernel_size, str):
-        sizes = [int(size) if isinstance(size, np.integer) else size for size in kernel_size]
-    else:
-        raise TypeError(f"kernel_size must be an int or one int per spatial axis, got {kernel_size!r}")
+    sizes = _per_axis(kernel_size, spatial_dims)
+    wanted = "kernel_size must be an int or one int per spatial axis"
     if len(sizes) != spatial_dims:
-        raise ValueError(
-            f"kernel_size must be an int or one int per spatial axis ({spatial_dims}), got {kernel_size!r}"
-        )
+        raise ValueError(f"{wanted} ({spatial_dims}), got {kernel_size!r}")
     for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"kernel_size must be an int or one int per spatial axis, got {kernel_size!r}")
+        if not _is_integer(size):
+            raise TypeError(f"{wanted}, got {kernel_size!r}")
         if size < 1 or size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size!r}")
-    return sizes
+    return [int(size) for size in sizes]
 
 
 def _to_float(name: str, value: object) -> float:
@@ -69,16 +71,20 @@ def _to_float(name: str, value: object) -> float:
 def check_number(name: str, value: object, least: float = -math.inf) -> float:
     """A finite number, not less than ``least``."""
     number = _to_float(name, value)
-    if not math.isfinite(number) or number < least:
+    if not abs(number) < math.inf or number < least:
         wanted = "a finite number" if least == -math.inf else f"a finite number of at least {least:g}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return number
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer, torch.SymInt)) and not isinstance(value, bool)
+
+
 def check_positive(name: str, value: object) -> float:
     """A finite number above 0."""
     number = _to_float(name, value)
-    if not math.isfinite(number) or number <= 0:
+    if not 0 < number < math.inf:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
     return number
 
@@ -87,19 +93,19 @@ LEAST_BINS = {"b-spline": 6, "gaussian": 2}
 """Bins of a histogram that tell values apart, by the window: a B-spline has two free bins at each end."""
 
 
-def check_bins(num_bins: object, kernel: str) -> int:
+def check_bins(num_bins: int, kernel: str) -> int:
     """The bins of an image's histogram, an integer (NumPy's too), enough for a window."""
-    if isinstance(num_bins, bool) or not isinstance(num_bins, (int, np.integer)):
+    if not _is_integer(num_bins):
         raise TypeError(f"num_bins must be an integer, got {num_bins!r}")
     if num_bins < LEAST_BINS[kernel]:
         raise ValueError(f"num_bins must be at least {LEAST_BINS[kernel]} for kernel={kernel!r}, got {num_bins!r}")
     return int(num_bins)
 
 
-def check_count(name: str, value: object, least: int = 0, most: int | None = None) -> int:
+def check_count(name: str, value: int, least: int = 0, most: int | None = None) -> int:
     """An integer (NumPy's too) of at least ``least`` and, where it is given, at most ``most``."""
     wanted = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if not _is_integer(value):
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
     if value < least or (most is not None and value > most):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
@@ -110,11 +116,8 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
     """One positive number per spatial axis, from one number or one per axis; or None."""
     if spacing is None:
         return None
-    if isinstance(spacing, Iterable) and not isinstance(spacing, str):
-        values = [_to_float("spacing", value) for value in spacing]
-    else:
-        values = [_to_float("spacing", spacing)] * spatial_dims
-    if len(values) != spatial_dims or not all(math.isfinite(value) and value > 0 for value in values):
+    values = [_to_float("spacing", value) for value in _per_axis(spacing, spatial_dims)]
+    if len(values) != spatial_dims or not all(0 < value < math.inf for value in values):
         raise ValueError(
             f"spacing must be {spatial_dims} positive numbers (mm per voxel, one per axis), or one for all axes, "
             f"got {spacing!r}"
@@ -124,12 +127,8 @@ def check_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) ->
 
 def check_sigma(sigma: float | Sequence[float], spatial_dims: int) -> list[float]:
     """One standard deviation of at least 0 per spatial axis, from one number or one per axis."""
-    is_scalar = isinstance(sigma, str) or getattr(sigma, "ndim", None) == 0
-    if isinstance(sigma, Iterable) and not is_scalar:
-        values = [_to_float("sigma", value) for value in sigma]
-    else:
-        values = [_to_float("sigma", sigma)] * spatial_dims
-    if len(values) != spatial_dims or not all(math.isfinite(value) and value >= 0 for value in values):
+    values = [_to_float("sigma", value) for value in _per_axis(sigma, spatial_dims)]
+    if len(values) != spatial_dims or not all(0 <= value < math.inf for value in values):
         raise ValueError(
             f"sigma must be {spatial_dims} finite numbers of at least 0 (voxels, one per axis), or one for all axes, "
             f"got {sigma!r}"
@@ -242,9 +241,9 @@ def check_affine(affine: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 def check_size(size: Sequence[int], dims: int, needed: Sequence[int] | None) -> list[int]:
     """The spatial size of an output: one integer per axis, none negative, and what a field asks for if there is one."""
-    sizes = [int(length) for length in size] if isinstance(size, Iterable) and not isinstance(size, str) else []
-    if len(sizes) != dims or any(length < 0 for length in sizes):
+    sizes = list(size) if has_entries(size) else []
+    if len(sizes) != dims or not all(_is_integer(length) and length >= 0 for length in sizes):
         raise ValueError(f"size must be {dims} integers of at least 0, one per spatial axis, got {size!r}")
     if needed is not None and sizes != list(needed):
         raise ValueError(f"size must be that of the ddf where there is one, {tuple(needed)}, got {size!r}")
-    return sizes
+    return [length if isinstance(length, torch.SymInt) else int(length) for length in sizes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,18 +31,21 @@ from usreg_kernels.windows import KernelType
 
 
 class _Loss(nn.Module):
-    """A loss that prints its arguments."""
+    """A loss with its arguments as attributes, which it prints and gives to its function."""
 
     _arguments: tuple[str, ...]
 
+    def _keywords(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._arguments}
+
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._arguments)
+        return ", ".join(f"{name}={value!r}" for name, value in self._keywords().items())
 
 
 def _checked_spacing(spacing: float | Sequence[float] | None) -> float | list[float] | None:
     """A spacing whose number of axes will be known with the first field."""
-    if isinstance(spacing, Sequence):
-        return checks.check_spacing(spacing, len(spacing))
+    if checks.has_entries(spacing):
+        return checks.check_spacing(spacing, len(spacing))  # type: ignore[arg-type]
     checked = checks.check_spacing(spacing, 1)
     return None if checked is None else checked[0]
 
@@ -53,7 +57,7 @@ class LNCCLoss(_Loss):
     ValueError where MONAI does. ``kernel_size`` may also be one odd int per axis.
     """
 
-    _arguments = ("spatial_dims", "kernel_size", "kernel_type", "reduction", "smooth_nr", "smooth_dr")
+    _arguments = ("kernel_size", "kernel_type", "reduction", "smooth_nr", "smooth_dr")
 
     def __init__(
         self,
@@ -75,6 +79,9 @@ class LNCCLoss(_Loss):
         self.smooth_nr = checks.check_number("smooth_nr", smooth_nr)
         self.smooth_dr = checks.check_number("smooth_dr", smooth_dr, least=0.0)
 
+    def extra_repr(self) -> str:
+        return f"spatial_dims={self.spatial_dims}, {super().extra_repr()}"
+
     def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The loss of ``pred`` and ``target`` (B, C, spatial...), with an optional ``mask`` (B, 1 or C, spatial...)."""
         if pred.ndim - 2 != self.spatial_dims:
@@ -82,16 +89,7 @@ class LNCCLoss(_Loss):
                 f"pred must have shape (B, C, spatial...) with {self.spatial_dims} spatial dimensions, "
                 f"got {tuple(pred.shape)}; set spatial_dims={pred.ndim - 2} to compare such images"
             )
-        return lncc_loss(
-            pred,
-            target,
-            kernel_size=self.kernel_size,
-            kernel_type=self.kernel_type,
-            reduction=self.reduction,
-            smooth_nr=self.smooth_nr,
-            smooth_dr=self.smooth_dr,
-            mask=mask,
-        )
+        return lncc_loss(pred, target, mask=mask, **self._keywords())
 
 
 class MINDLoss(_Loss):
@@ -107,7 +105,7 @@ class MINDLoss(_Loss):
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The loss of ``pred`` and ``target`` (B, C, spatial...), with an optional ``mask`` (B, 1 or C, spatial...)."""
-        return mind_loss(pred, target, radius=self.radius, dilation=self.dilation, mask=mask, reduction=self.reduction)
+        return mind_loss(pred, target, mask=mask, **self._keywords())
 
 
 class GradientSmoothnessLoss(_Loss):
@@ -135,14 +133,7 @@ class GradientSmoothnessLoss(_Loss):
 
     def forward(self, dvf: torch.Tensor) -> torch.Tensor:
         """The smoothness of ``dvf`` (B, n, spatial...)."""
-        return gradient_smoothness_loss(
-            dvf,
-            penalty=self.penalty,
-            scheme=self.scheme,
-            spacing=self.spacing,
-            normalize=self.normalize,
-            reduction=self.reduction,
-        )
+        return gradient_smoothness_loss(dvf, **self._keywords())
 
 
 class BendingEnergyLoss(_Loss):
@@ -157,7 +148,7 @@ class BendingEnergyLoss(_Loss):
 
     def forward(self, dvf: torch.Tensor) -> torch.Tensor:
         """The energy of ``dvf`` (B, n, spatial...)."""
-        return bending_energy_loss(dvf, normalize=self.normalize, reduction=self.reduction)
+        return bending_energy_loss(dvf, **self._keywords())
 
 
 class DVFMSELoss(_Loss):
@@ -171,7 +162,7 @@ class DVFMSELoss(_Loss):
 
     def forward(self, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The error of ``pred_dvf`` against ``gt_dvf`` (B, C, spatial...), with an optional ``mask``."""
-        return dvf_mse_loss(pred_dvf, gt_dvf, mask=mask, reduction=self.reduction)
+        return dvf_mse_loss(pred_dvf, gt_dvf, mask=mask, **self._keywords())
 
 
 class DVFSupervisionLoss(_Loss):
@@ -192,13 +183,7 @@ class DVFSupervisionLoss(_Loss):
 
     def forward(self, pred_dvf: torch.Tensor, gt_dvf: torch.Tensor) -> torch.Tensor:
         """The loss of ``pred_dvf`` (B, n, spatial...), which is known to be ``gt_dvf``."""
-        return dvf_supervision_loss(
-            pred_dvf,
-            gt_dvf,
-            mse_weight=self.mse_weight,
-            smooth_weight=self.smooth_weight,
-            spacing=self.spacing,
-        )
+        return dvf_supervision_loss(pred_dvf, gt_dvf, **self._keywords())
 
 
 class FoldingLoss(_Loss):
@@ -216,7 +201,7 @@ class FoldingLoss(_Loss):
 
     def forward(self, ddf: torch.Tensor) -> torch.Tensor:
         """The folding of ``ddf`` (B, n, spatial...)."""
-        return folding_loss(ddf, spacing=self.spacing, margin=self.margin, reduction=self.reduction)
+        return folding_loss(ddf, **self._keywords())
 
 
 class MutualInformationLoss(_Loss):

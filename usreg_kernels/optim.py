@@ -92,7 +92,7 @@ class FieldAdam(torch.optim.Optimizer):
 
     With ``scale="none"`` its steps are those of ``torch.optim.Adam`` without weight decay, to rounding. With
     ``scale="longest"``, the longest vector of each sample's step is ``lr`` voxels long, whatever the loss. The formula,
-    and what becomes of a gradient that is 0 or not finite, stand with :func:`adam_step`.
+    and what a gradient gives that is 0 or not finite, are described at :func:`adam_step`.
 
     The state has the keys of ``torch.optim.Adam``, and :meth:`load_state_dict` takes that of one. A step never waits
     for the device: the number of steps lies there. To capture a step in a CUDA graph, take at least one before, which

@@ -2,7 +2,7 @@
 
 A window is separable: one row of weights per spatial axis. Weights and volume are computed in float32 with the
 same torch operations as MONAI 1.6 (``monai.losses.image_dissimilarity``), because MONAI keeps both as float32
-buffers even when the images are float64; only so do the two agree beyond seven digits.
+buffers even when the images are float64; the two would not agree beyond seven digits otherwise.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tools.gpu import profile_target, sanitize_target
+from usreg_kernels import dispatch
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_the_target_of_the_sanitizers_is_right_on_the_cpu(capsys: pytest.Capture
 
 def test_the_target_reaches_every_op() -> None:
     chosen = list(sanitize_target.calls())
-    assert {call.op for call in chosen} == set(sanitize_target.LOSSES)
+    assert {call.op for call in chosen} == set(dispatch.ops())
     assert len({str(call) for call in chosen}) == len(chosen)
 
 
@@ -35,13 +36,13 @@ def test_the_target_reaches_every_op() -> None:
 def test_the_check_finds_a_planted_error(
     planted: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = sanitize_target.LOSSES["dvf_mse"]
+    real = sanitize_target.FUNCTIONS["dvf_mse"]
 
     def wrong(pred: torch.Tensor, target: torch.Tensor, **arguments: object) -> torch.Tensor:
         loss = real(pred, target, **arguments)
         return loss if pred.dtype == torch.float64 else loss * planted
 
-    monkeypatch.setitem(sanitize_target.LOSSES, "dvf_mse", wrong)
+    monkeypatch.setitem(sanitize_target.FUNCTIONS, "dvf_mse", wrong)
     assert sanitize_target.main(["--check", "--device", "cpu", "--backend", "reference"]) == 1
     lines = capsys.readouterr().out.splitlines()
     bad = [line for line in lines if line.startswith("WRONG")]

@@ -238,3 +238,18 @@ def test_saved_tensors_can_be_moved_away(op: str) -> None:
         loss = Case(op).scalar(*tensors)
     for gradient, wanted in zip(torch.autograd.grad(loss, tensors), expected, strict=True):
         assert torch.equal(gradient, wanted)
+
+
+def test_numbers_may_be_symbols_of_a_compiler() -> None:
+    """With ``dynamic=True`` the numbers that a module holds are symbols, which can only be compared."""
+    image, dvf = torch.rand(1, 1, 6, 7, 8), torch.rand(1, 3, 6, 7, 8)
+    losses = {
+        uk.LNCCLoss(kernel_size=5, smooth_nr=1e-6): (image, image.flip(2)),
+        uk.GradientSmoothnessLoss(spacing=(1.0, 2.0, 1.5)): (dvf,),
+        uk.FoldingLoss(margin=0.5): (dvf,),
+    }
+    for loss, tensors in losses.items():
+        compiled = torch.compile(loss, backend="eager", fullgraph=True, dynamic=True)
+        assert torch.equal(compiled(*tensors), loss(*tensors))
+    smooth = torch.compile(uk.gaussian_smooth, backend="eager", fullgraph=True, dynamic=True)
+    assert torch.equal(smooth(image, sigma=1.5), uk.gaussian_smooth(image, sigma=1.5))

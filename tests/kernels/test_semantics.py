@@ -187,6 +187,9 @@ def test_one_spacing_holds_for_all_axes() -> None:
     expected = uk.gradient_smoothness_loss(dvf, spacing=(2.0, 2.0, 2.0))
     assert torch.equal(uk.gradient_smoothness_loss(dvf, spacing=2.0), expected)
     assert torch.equal(uk.GradientSmoothnessLoss(spacing=2.0)(dvf), expected)
+    for array in (np.array(2.0), torch.tensor(2.0), np.full(3, 2.0)):
+        assert torch.equal(uk.gradient_smoothness_loss(dvf, spacing=array), expected)
+        assert torch.equal(uk.GradientSmoothnessLoss(spacing=array)(dvf), expected)
     expected = uk.dvf_supervision_loss(dvf, gt, mse_weight=2.0, smooth_weight=0.5, spacing=[2.0, 2.0, 2.0])
     assert torch.equal(uk.DVFSupervisionLoss(2.0, 0.5, spacing=2.0)(dvf, gt), expected)
 
@@ -208,6 +211,8 @@ def test_one_spacing_holds_for_all_axes() -> None:
         (lambda x: uk.gradient_smoothness_loss(x, spacing=-1.0), ValueError, "spacing must be 3 positive numbers"),
         (lambda x: uk.lncc_loss(x, x, kernel_size=None), TypeError, "kernel_size must be an int"),
         (lambda x: uk.lncc_loss(x, x, kernel_size="9"), TypeError, "kernel_size must be an int"),
+        (lambda x: uk.lncc_loss(x, x, kernel_size=np.array(3)), TypeError, "kernel_size must be an int"),
+        (lambda x: uk.gaussian_smooth(x, "wide"), TypeError, "sigma must be a number, got 'wide'"),
     ],
 )
 def test_bad_numbers_are_refused_by_name(call, error: type[Exception], message: str) -> None:

@@ -284,6 +284,8 @@ def test_an_image_of_more_than_2_31_voxels(mode: str, padding_mode: str) -> None
         ({"affine": torch.zeros(3, 3, 4)}, r"affine must have shape"),
         ({"affine": torch.eye(3, 4), "size": (4, 5)}, "size must be 3 integers"),
         ({"affine": torch.eye(3, 4), "size": (4, 5, -1)}, "size must be 3 integers"),
+        ({"affine": torch.eye(3, 4), "size": (4, 5, 6.5)}, "size must be 3 integers"),
+        ({"affine": torch.eye(3, 4), "size": (4, 5, "6")}, "size must be 3 integers"),
         ({"ddf": torch.zeros(2, 3, 5, 6, 7), "size": (4, 5, 6)}, "size must be that of the ddf"),
         ({"ddf": torch.zeros(2, 3, 5, 6, 7), "mode": "trilinear"}, "mode must be one of 'bilinear', 'nearest'"),
         ({"ddf": torch.zeros(2, 3, 5, 6, 7), "padding_mode": "edge"}, "padding_mode must be one of 'border'"),

@@ -8,7 +8,7 @@
 - :mod:`~tools.gpu.summary`: writes ``summary.md`` and ``summary.json``, with the tables of :mod:`~tools.gpu.tables`.
 - :mod:`~tools.gpu.kernel_times`, :mod:`~tools.gpu.tiles`, :mod:`~tools.gpu.sanitize_target` and
   :mod:`~tools.gpu.profile_target`: what the stages run, each a command of its own.
-- :mod:`~tools.gpu.pack`: packs what a machine without a network lacks.
+- :mod:`~tools.gpu.pack`: packs what is missing on a machine without a network.
 
 Nothing here changes a setting of the GPU: no clocks, no partitions, no reset.
 """

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, help="folder of results (gpu-results/<date>-<gpu>)")
     made.add_argument("--limit", type=float, metavar="SECONDS", help="end before so many seconds are over")
     made.add_argument("--list", action="store_true", help="list the stages, and run none")
-    made.add_argument("--check", action="store_true", help="say what this machine lacks, and run no stage")
+    made.add_argument("--check", action="store_true", help="say what is missing on this machine, and run no stage")
     made.add_argument(
         "--set-up-follows", action="store_true", help="with --check: torch and packages may be missing, they come next"
     )

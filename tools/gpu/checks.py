@@ -77,7 +77,7 @@ def files_with_gpu_tests(folder: Path) -> list[str]:
 
 
 def tests(context: Context, result: Result) -> None:
-    """Tests marked gpu, but for the large ones, in as many processes as the GPU's memory allows."""
+    """Tests marked gpu, except the large ones, in as many processes as the GPU's memory allows."""
     need(context, "pytest", "pytest")
     count, parallel = at_once(context), []
     if "xdist" in context.machine.packages and count > 1:

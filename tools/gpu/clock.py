@@ -1,4 +1,4 @@
-"""Clocks for kernels. On a GPU, times come from CUDA graphs, so that neither launches nor the L2 cache count.
+"""Clocks for kernels. On a GPU, times come from CUDA graphs: launches and the L2 cache do not count.
 
 A clock is an object, so that a test or a trial without a GPU replaces it.
 """

@@ -1,4 +1,4 @@
-"""``python -m tools.gpu.kernel_times``: times of all ops and backends on the GPU's own clock.
+"""``python -m tools.gpu.kernel_times``: times of all losses and backends on the GPU's own clock.
 
 A measurement goes through the public functions and autograd, as training does. It gives, per call and backend:
 
@@ -49,7 +49,7 @@ class Call:
     """A call of a loss that is measured.
 
     Attributes:
-        op: a key of ``bench.cases.LOSSES``.
+        op: a key of ``usreg_kernels.functional.LOSSES``.
         variant: what tells it from other calls of the op, in words.
         shape_name: a key of ``bench.cases.IMAGES``.
         arguments: keyword arguments of the function.

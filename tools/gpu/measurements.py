@@ -35,7 +35,7 @@ NCU_METRICS = (
 
 
 def times(context: Context, result: Result) -> None:
-    """Kernel times of all ops and backends; then LNCC again without maps that are kept for backward."""
+    """Kernel times of all losses and backends; then LNCC again without maps that are kept for backward."""
     for old in context.out.glob("times-*.json"):
         old.unlink()
     module, count = ("-m", "tools.gpu.kernel_times"), at_once(context)

@@ -1,4 +1,4 @@
-"""``python -m tools.gpu pack``: fill ``.gpu/`` with what a GPU machine without a network lacks.
+"""``python -m tools.gpu pack``: fill ``.gpu/`` with what is missing on a GPU machine without a network.
 
 That is: wheels, the two libraries, a newer Triton, and ``run.sh``, which unpacks them there and calls the stages. Copy
 the repository with ``.gpu/`` to the machine, and there: ``bash .gpu/run.sh smoke tests``.
@@ -27,7 +27,7 @@ from tools.gpu.runner import ROOT
 
 PACKAGES = ("monai==1.6.1", "omegaconf==2.4.0", "nibabel==5.4.2")
 """What the training tests and the benchmark import, and machines with a torch rarely have. The other packages that the
-benchmark compares with stand in the Makefile."""
+benchmark compares with are in the Makefile."""
 
 FROM_SOURCE = "fused-lncc==0.1.0"
 """A contender of the benchmark that is compiled for a GPU, where ``--python`` has a torch with CUDA."""

@@ -33,7 +33,7 @@ class Finished:
     """How a command ended.
 
     Attributes:
-        code: the exit status; None where the time limit stopped it, or where it was not started for lack of time.
+        code: the exit status; None where the time limit stopped it, or where there was no time to start it.
         seconds: how long it ran.
         output: what it printed, both streams together.
     """
@@ -116,8 +116,8 @@ class Context:
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(count) as pool:
 
             def run_part(part: int) -> Finished:
-                alone = replace(self, log=Path(folder) / str(part))  # or the outputs would mix
-                return alone.run_python(*arguments, f"{part}/{count}", limit=limit)
+                own = replace(self, log=Path(folder) / str(part))  # or the outputs would mix
+                return own.run_python(*arguments, f"{part}/{count}", limit=limit)
 
             finished = list(pool.map(run_part, range(count)))
         with self.log.open("a") as log:

@@ -1,6 +1,6 @@
 """``python -m tools.gpu.sanitize_target``: each GPU kernel once or a few times, on small shapes with borders.
 
-compute-sanitizer runs it as it stands. ``--check`` also compares every loss and gradient with the float64 reference on
+compute-sanitizer runs it as it is. ``--check`` also compares every output and gradient with the float64 reference on
 the CPU: the first thing to run on a new GPU.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -16,72 +16,113 @@ from typing import Any
 import torch
 
 import usreg_kernels as uk
-from bench.cases import INPUTS
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
+from usreg_kernels import functional
 from usreg_kernels.dispatch import machine_reasons
-from usreg_kernels.functional import LOSSES
+from usreg_kernels.optim import Scale
+
+Function = Callable[..., torch.Tensor]
 
 IMAGE = (1, 2, 11, 13, 35)  # odd sizes, rows that fill no tile
 FIELD = (1, 3, 11, 13, 35)
+MASK = (1, 1, 11, 13, 35)
+AFFINE = (1, 3, 4)
 CHECKED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def adam(gradient: torch.Tensor, scale: Scale) -> torch.Tensor:
+    """The update of a third step of Adam, whose moments come from the gradient; half precision counts as float32."""
+    grad = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32))
+    step = torch.full((), 2.0, device=grad.device)
+    return uk.optim.adam_step(grad, 1 - grad, grad.square(), step, lr=0.1, scale=scale)
+
+
+FUNCTIONS: dict[str, Function] = {**functional.FUNCTIONS, "field_adam": adam}
+"""The function of each op, by the op's name."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a loss: shape of each input, keyword arguments, and of how many inputs a gradient is wanted."""
+    """A call of an op.
+
+    Attributes:
+        op: its name.
+        shapes: of the tensors.
+        arguments: keyword arguments.
+        gradients: of how many of the tensors a gradient is wanted.
+        named: the last tensor is a keyword argument of this name.
+    """
 
     op: str
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     arguments: dict[str, Any] = field(default_factory=dict)
     gradients: int = 1
-    masked: bool = False
+    named: str | None = None
 
     def __str__(self) -> str:
-        words = [f"{name}={value}" for name, value in self.arguments.items()]
-        words += ["mask"] * self.masked + [f"{self.gradients} gradients"] * (self.gradients != 1)
-        return f"{self.op} {'x'.join(map(str, self.shape))} {' '.join(words)}".strip()
+        words = [self.op, *("x".join(map(str, shape)) for shape in self.shapes)]
+        words += [f"{name}={value}" for name, value in self.arguments.items()]
+        words += [self.named] * (self.named is not None) + [f"{self.gradients} gradients"] * (self.gradients != 1)
+        return " ".join(words)
 
 
 def calls() -> Iterator[Call]:
     """Enough of them to reach every kernel."""
+    yield from _losses()
+    for padding in ("border", "zeros", "reflection"):
+        yield Call("warp", (IMAGE, FIELD), {"padding_mode": padding}, gradients=2)
+    yield Call("warp", (IMAGE, FIELD), {"mode": "nearest"})
+    yield Call("warp", (IMAGE, AFFINE), gradients=2, named="affine")
+    yield Call("warp", ((2, 3, 40, 50), (2, 2, 41, 51)), gradients=2)
+    yield Call("compose_ddf", (FIELD, FIELD), gradients=2)
+    yield Call("integrate_velocity", (FIELD,), {"steps": 2})
+    yield Call("jacobian_determinant", (FIELD,))
+    yield Call("mind_ssc", (IMAGE,))
+    for padding in ("border", "zeros", "reflection"):
+        yield Call("gaussian_smooth", (IMAGE,), {"sigma": 1.0, "padding_mode": padding})
+    for scale in ("none", "longest"):
+        yield Call("field_adam", (FIELD,), {"scale": scale}, gradients=0)
+
+
+def _losses() -> Iterator[Call]:
+    images, fields = (IMAGE, IMAGE), (FIELD, FIELD)
     for window in (3, 7, 9, 15):
-        yield Call("lncc", IMAGE, {"kernel_size": window}, gradients=2)
-    yield Call("lncc", IMAGE, {"kernel_size": 9})
-    yield Call("lncc", IMAGE, {"kernel_size": 9}, gradients=0)
-    yield Call("lncc", IMAGE, {"kernel_size": 7, "reduction": "none"}, gradients=2)
-    yield Call("lncc", IMAGE, {"kernel_size": 5}, masked=True)
-    yield Call("lncc", (1, 1, 9, 21, 64), {"kernel_size": 5, "kernel_type": "gaussian"}, gradients=2)
-    yield Call("lncc", (1, 1, 20, 21, 40), {"kernel_size": 17})  # beyond the marches
-    yield Call("lncc", (2, 1, 40, 50), {"kernel_size": 9}, gradients=2)
-    yield Call("mind", IMAGE, gradients=2)
-    yield Call("mind", IMAGE, {"radius": 1, "dilation": 3}, masked=True)
-    yield Call("mind", (2, 1, 40, 50), {"reduction": "none"})
+        yield Call("lncc", images, {"kernel_size": window}, gradients=2)
+    yield Call("lncc", images, {"kernel_size": 9})
+    yield Call("lncc", images, {"kernel_size": 9}, gradients=0)
+    yield Call("lncc", images, {"kernel_size": 7, "reduction": "none"}, gradients=2)
+    yield Call("lncc", (*images, MASK), {"kernel_size": 5}, named="mask")
+    yield Call("lncc", ((1, 1, 9, 21, 64),) * 2, {"kernel_size": 5, "kernel_type": "gaussian"}, gradients=2)
+    yield Call("lncc", ((1, 1, 20, 21, 40),) * 2, {"kernel_size": 17})  # beyond the marches
+    yield Call("lncc", ((2, 1, 40, 50),) * 2, {"kernel_size": 9}, gradients=2)
+    yield Call("mind", images, gradients=2)
+    yield Call("mind", (*images, MASK), {"radius": 1, "dilation": 3}, named="mask")
+    yield Call("mind", ((2, 1, 40, 50),) * 2, {"reduction": "none"})
+    for kernel in ("b-spline", "gaussian"):
+        yield Call("mutual_information", images, {"kernel": kernel}, gradients=2)
     for arguments in ({}, {"scheme": "central", "penalty": "l1"}, {"reduction": "none"}):
-        yield Call("gradient_smoothness", FIELD, arguments)
+        yield Call("gradient_smoothness", (FIELD,), arguments)
     for arguments in ({}, {"reduction": "none"}):
-        yield Call("bending_energy", FIELD, arguments)
-        yield Call("dvf_mse", FIELD, arguments, gradients=2)
-        yield Call("folding", FIELD, {**arguments, "margin": 0.9})
-    yield Call("dvf_supervision", FIELD)
-    yield Call("dvf_supervision", FIELD, gradients=2)
+        yield Call("bending_energy", (FIELD,), arguments)
+        yield Call("dvf_mse", fields, arguments, gradients=2)
+        yield Call("folding", (FIELD,), {**arguments, "margin": 0.9})
+    yield Call("dvf_supervision", fields)
+    yield Call("dvf_supervision", fields, gradients=2)
 
 
 def inputs(call: Call, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Noise; the mask, if any, is the last one."""
+    """Noise."""
     generator = torch.Generator().manual_seed(0)
-    tensors = [torch.rand(call.shape, generator=generator).to(dtype) for _ in range(INPUTS[call.op])]
-    if call.masked:
-        tensors.append(torch.rand(call.shape[0], 1, *call.shape[2:], generator=generator).to(dtype))
-    return tensors
+    return [torch.rand(shape, generator=generator).to(dtype) for shape in call.shapes]
 
 
 def step(call: Call, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The loss and its gradients, for an incoming gradient of 2."""
+    """The output and the gradients, for an incoming gradient of 2."""
     leaves = [tensor.detach().requires_grad_(i < call.gradients) for i, tensor in enumerate(tensors)]
-    mask = {"mask": leaves.pop()} if call.masked else {}
-    loss = LOSSES[call.op](*leaves, **call.arguments, **mask)
     wanted = leaves[: call.gradients]
-    return [loss.detach(), *(torch.autograd.grad(loss, wanted, torch.full_like(loss, 2.0)) if wanted else ())]
+    named = {} if call.named is None else {call.named: leaves.pop()}
+    output = FUNCTIONS[call.op](*leaves, **call.arguments, **named)
+    return [output.detach(), *(torch.autograd.grad(output, wanted, torch.full_like(output, 2.0)) if wanted else ())]
 
 
 def reference(call: Call, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -97,7 +138,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def check(found: list[torch.Tensor], wanted: list[torch.Tensor], dtype: torch.dtype) -> tuple[bool, list[float]]:
-    """Whether a loss and its gradients are as exact as the tests ask for, and their errors."""
+    """Whether an output and its gradients are as exact as the tests ask for, and their errors."""
     errors = [error(one, other) for one, other in zip(found, wanted, strict=True)]
     limits = [
         (MAP_TOLERANCE if wanted[0].ndim else LOSS_TOLERANCE)[dtype],

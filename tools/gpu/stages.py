@@ -14,7 +14,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("tests", "the tests marked gpu, in several processes", 900, checks.tests),
     Stage("large", "the slow gpu tests (more than 2^31 voxels), a process each", 600, checks.large),
     Stage("sanitize", "compute-sanitizer: memcheck, racecheck, synccheck", 900, checks.sanitize),
-    Stage("times", "kernel times of all ops and backends", 900, measurements.times),
+    Stage("times", "kernel times of all losses and backends", 900, measurements.times),
     Stage("tiles", "tiles of the Triton march, programs per multiprocessor", 1200, measurements.tiles),
     Stage("profile", "ncu's counters of each kernel", 600, measurements.profile),
     Stage("bench", "the benchmark and its report", 2400, measurements.bench),

@@ -84,7 +84,7 @@ HEADER = (
 
 
 def load(file: Path) -> tuple[dict[str, Any], list[Row]]:
-    """What :func:`main` wrote: all of it, and the rows."""
+    """What :mod:`tools.gpu.kernel_times` wrote: all of it, and the rows."""
     content = json.loads(file.read_text())
     return content, [Row(**row) for row in content["rows"]]
 
@@ -173,7 +173,7 @@ def tiles_table(found: dict[str, list[Row]]) -> str:
 
 
 def programs_table(found: dict[str, list[Row]]) -> str:
-    """Per launch: the times with a multiple of the programs that the plan reckons with."""
+    """Per launch: the times with a multiple of the programs that the plan counts on."""
     factors = sorted(found, key=float)
     head = f"| launch | {' | '.join(f'x {factor}, µs' for factor in factors)} |\n|---|{'---|' * len(factors)}"
     lines = [
@@ -203,6 +203,6 @@ def worst(found: dict[str, list[Row]]) -> tuple[str, float] | None:
 
 
 def load_tiles(file: Path) -> dict[str, dict[str, list[Row]]]:
-    """What :func:`main` wrote."""
+    """What :mod:`tools.gpu.tiles` wrote."""
     content: dict[str, Any] = json.loads(file.read_text())
     return {part: {way: [Row(**row) for row in rows] for way, rows in ways.items()} for part, ways in content.items()}

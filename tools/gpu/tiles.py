@@ -5,7 +5,7 @@ Each way runs :mod:`tools.gpu.kernel_times` in a process of its own, with the li
 - by counts: what the library takes where nothing is set;
 - measured: ``USREG_LNCC_TILES`` names an empty file, so that the library measures its candidates and keeps the fastest;
 - each candidate: the file pins it for every launch;
-- more or fewer programs: the plan reckons with a multiple of the multiprocessors that there are.
+- more or fewer programs: the plan counts on a multiple of the multiprocessors that there are.
 
 First several processes at once compile everything; then the ways are measured, one after the other.
 """

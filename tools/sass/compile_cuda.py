@@ -31,7 +31,7 @@ class Kernel:
         threads: per block.
         voxels: per thread and turn of the main loop.
         turns: of a loop inside the main loop; 1 where that is unrolled.
-        has_ends: whether the main loop may stand inside another, which takes the ends of a march.
+        has_ends: whether the main loop may be inside another, which takes the ends of a march.
         dtype: a key of ``ELEMENTS``.
     """
 

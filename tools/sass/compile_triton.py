@@ -159,7 +159,7 @@ class Compiled:
 
     @property
     def is_cuda(self) -> bool:
-        """Whether there is machine code that the tools at hand take apart."""
+        """Whether there is machine code that the tools of CUDA can read."""
         return "cubin" in self.assembly
 
     @cached_property
@@ -192,8 +192,8 @@ class Compiled:
                 labels[text[:-1]] = i
             elif (jump := re.search(r"BRA.*`\((\.L_\w+)\)", text)) and labels.get(jump.group(1), i) < i - 1:
                 ends[labels[jump.group(1)]] = i + 1  # a jump to itself only fills up the end of the code
-        # What always leaves the kernel is no loop, but a path that lies apart and jumps back. A loop may leave it at a
-        # condition.
+        # What always leaves the kernel is no loop, but a path outside of the loop that jumps back. A loop may leave it
+        # at a condition.
         code = {range(*loop): "\n".join(self.instructions[slice(*loop)]) for loop in ends.items()}
         found = [loop for loop, text in code.items() if not re.search(r"^(EXIT|RET)\b", text, re.MULTILINE)]
         return sorted(found, key=len, reverse=True) or [range(len(self.instructions))]

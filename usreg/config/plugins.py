@@ -34,8 +34,8 @@ def import_plugins(modules: Sequence[str], folders: Sequence[Path], source: str)
     """Import the user's modules, which register what they define.
 
     The folders are appended to ``sys.path``, and stay there, so that a plugin may import its neighbours later on and
-    worker processes find it again; behind everything installed, so that a file of theirs never hides a library. Without
-    a plugin the path is left alone.
+    worker processes find it again; behind everything installed, so that none of their files hides a library. Without
+    a plugin the path stays as it is.
 
     A single file written as if it lay in ``usreg/losses`` (``from .utils import register_loss``, as the guide to custom
     losses has it), or in ``usreg/models`` or ``usreg/metrics``, is imported as a module of that package.

@@ -117,7 +117,7 @@ def overlay_on(volume: torch.Tensor, source: Grid, target: Grid, nearest: bool) 
 
 
 def boxes_apart(moving: Grid, fixed: Grid, orientation: str) -> str | None:
-    """In words, how far the boxes of two files differ in the world; None for one box but for a voxel or two."""
+    """In words, how far the boxes of two files differ in the world; None where they differ by a voxel or two."""
     corners = [grid.reoriented(orientation[::-1]).corners for grid in (moving, fixed)]
     voxel = max(moving.spacing.max(), fixed.spacing.max())
     if np.linalg.norm(corners[0] - corners[1], axis=1).max() <= _SAME_BOX * voxel:

@@ -84,7 +84,7 @@ def kind_of(path: Path) -> Kind:
 
 
 def suffix_of(path: Path) -> str:
-    """The end of the name in lower case, with what stands before ``.gz``."""
+    """The end of the name in lower case, with what comes before ``.gz``."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() + suffix if suffix == ".gz" else suffix
 

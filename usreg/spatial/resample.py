@@ -92,7 +92,7 @@ def _in_voxels(
 
 
 def _whole(matrix: np.ndarray) -> np.ndarray:
-    """The matrix with numbers that are whole but for rounding made whole, so that turned voxels come back exactly."""
+    """The matrix, with numbers that are whole up to rounding made whole: turned voxels come back exactly."""
     rounded = matrix.round()
     return np.where(np.abs(matrix - rounded) < _ROUNDING, rounded, matrix)
 

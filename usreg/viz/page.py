@@ -42,7 +42,7 @@ class Table:
         title: heading above it.
         header: of the columns.
         rows: each as long as the header.
-        words: the columns that hold words; numbers stand at the right.
+        words: the columns that hold words; numbers are aligned to the right.
     """
 
     title: str

@@ -30,8 +30,8 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 def without_subclass(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """The same numbers, in the same autograd graph, as a plain tensor, where a subclass only adds Python to it.
 
-    MONAI's ``MetaTensor`` is one. Subclasses that stand for something else than numbers at hand (fake or distributed
-    tensors, those of a compiler) are left as they are: the operator knows what to do with them.
+    MONAI's ``MetaTensor`` is one. Subclasses that do not hold plain numbers (fake or distributed tensors, those of a
+    compiler) are left as they are: the operator knows what to do with them.
     """
     if tensor is None or type(tensor) in _PLAIN or type(tensor).__torch_dispatch__ != torch.Tensor.__torch_dispatch__:
         return tensor

@@ -42,6 +42,11 @@ def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
+def same_shape_like(first: torch.Tensor, *others: object, **params: object) -> torch.Tensor:
+    """An uninitialised output of the shape of the first tensor, in the dtype of a loss."""
+    return first.new_empty(first.shape, dtype=loss_dtype(first.dtype))
+
+
 class ReferenceBackend(Backend):
     """The plain PyTorch formulas of an op's ``reference.py``: on any device, and the oracle of every other backend."""
 

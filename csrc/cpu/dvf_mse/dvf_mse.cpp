@@ -206,7 +206,7 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> dvf_mse_backward(const 
 }  // namespace
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/dvf_mse).
+// The schemas are in Python (usreg_kernels/ops/dvf_mse).
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("dvf_mse_native_forward", TORCH_BOX(&usreg::dvf_mse_forward));
   m.impl("dvf_mse_native_backward", TORCH_BOX(&usreg::dvf_mse_backward));

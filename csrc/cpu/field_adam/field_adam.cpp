@@ -143,5 +143,5 @@ void field_adam_step(const Tensor& grad, Tensor exp_avg, Tensor exp_avg_sq, Tens
 }  // namespace
 }  // namespace usreg
 
-// The schema stands in Python (usreg_kernels/ops/field_adam/native.py).
+// The schema is in Python (usreg_kernels/ops/field_adam/native.py).
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) { m.impl("field_adam_native_step", TORCH_BOX(&usreg::field_adam_step)); }

@@ -228,7 +228,7 @@ Gradients supervision_backward(const Tensor& grad_output, const Tensor& pred_dvf
 }  // namespace
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/gradient_smoothness, bending_energy and dvf_supervision).
+// The schemas are in Python (usreg_kernels/ops/gradient_smoothness, bending_energy and dvf_supervision).
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("gradient_smoothness_native_forward", TORCH_BOX(&usreg::smoothness_forward));
   m.impl("gradient_smoothness_native_backward", TORCH_BOX(&usreg::smoothness_backward));

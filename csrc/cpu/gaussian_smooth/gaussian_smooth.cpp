@@ -192,7 +192,7 @@ Tensor smooth_backward(const Tensor& grad_output, const Tensor& x, std::vector<d
 }  // namespace gaussian_smooth
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/gaussian_smooth).
+// The schemas are in Python (usreg_kernels/ops/gaussian_smooth).
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("gaussian_smooth_native_forward", TORCH_BOX(&usreg::gaussian_smooth::smooth_forward));
   m.impl("gaussian_smooth_native_backward", TORCH_BOX(&usreg::gaussian_smooth::smooth_backward));

@@ -5,6 +5,7 @@
 // sum of these planes is formed, in a ring of as many rows as the sum along y takes; each finished row is then summed
 // along x. Every voxel is computed by the same operations, whatever the tasks: bits do not depend on threads.
 //
+//   axis_filter.h        the filter of an axis, with what lies outside, as a band matrix
 //   sum_rows.inc         the weighted sum of a few rows, which is all that is computed
 //   march.inc            which rows these are
 //   kernel.inc           includes these, once per instruction set
@@ -13,8 +14,8 @@
 
 #include <cstdint>
 
-#include "common/axis_filter.h"
 #include "common/dtypes.h"
+#include "cpu/gaussian_smooth/axis_filter.h"
 
 namespace usreg {
 namespace gaussian_smooth {
@@ -30,7 +31,7 @@ struct Problem {
   const int64_t* margin;  // (2, reach): the elements that the margins repeat, from the far left on; -1 for zeros
   int64_t fixed;          // elements at either end that are computed again; all, where each has a row of its own
 
-  // Blocks of rows and columns, all as large but for the last ones.
+  // Blocks of rows and columns, all of one size except the last ones.
   int64_t block_rows, block_columns, row_blocks, column_blocks;
   int64_t kept_planes;  // of the ring of planes, where planes are converted
   int64_t pitch;        // elements of a row in the rings

@@ -165,7 +165,7 @@ Tensor folding_backward(const Tensor& grad_output, const Tensor& ddf, std::vecto
 }  // namespace jacobian
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/jacobian_determinant and folding).
+// The schemas are in Python (usreg_kernels/ops/jacobian_determinant and folding).
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("jacobian_determinant_native_forward", TORCH_BOX(&usreg::jacobian::determinant_forward));
   m.impl("jacobian_determinant_native_backward", TORCH_BOX(&usreg::jacobian::determinant_backward));

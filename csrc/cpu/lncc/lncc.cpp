@@ -1,6 +1,6 @@
 // Local normalised cross-correlation on CPUs, forward and backward; lncc.h explains the march over the volume.
 //
-// Forward computes the loss together with the gradients that backward will be asked for, but for the factor
+// Forward computes the loss together with the gradients that backward will be asked for, without the factor
 // grad_output, which backward multiplies in before it rounds to the input's dtype: a mean over many voxels has
 // gradients that float16 cannot hold until a GradScaler's factor is in them. Where forward saved no gradient (for
 // reduction "none", whose grad_output is a map, or to spare the memory), backward marches once more.
@@ -169,7 +169,7 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
 }  // namespace
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/lncc).
+// The schemas are in Python (usreg_kernels/ops/lncc).
 STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) {
   m.impl("lncc_native_forward", TORCH_BOX(&usreg::lncc_forward));
   m.impl("lncc_native_backward", TORCH_BOX(&usreg::lncc_backward));

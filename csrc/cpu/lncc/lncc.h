@@ -89,7 +89,7 @@ struct Task {
 // How volumes are cut into blocks, and how many blocks make a task.
 //
 // Along z, with n planes per block, block b holds planes b n + [0, n) of the statistics, and completes the planes r
-// before of the gradient. So it is along y, where moreover the sums along z are needed r rows further on.
+// before of the gradient. Along y it is the same, and the sums along z are needed r rows further on.
 struct Plan {
   Plan(const Problem& problem, int64_t real_size, int64_t threads);
 

@@ -80,7 +80,7 @@ Layout::Layout(const Problem& problem, const Plan& plan, int64_t real_size, int6
   const int64_t doubles = vector_bytes / 8, reals = vector_bytes / real_size, tile = kTile;
   const int64_t radius = problem.window[2].radius(), neighbours = 2 * problem.window[1].radius();
   const int64_t around = plan.planes + 2 * problem.window[0].radius();
-  const int64_t beyond = 3;  // vectors that sums along x may read in vain
+  const int64_t beyond = 3;  // vectors that sums along x may read without use
   width = round_up(problem.width, reals);
   margin = round_up(radius, reals);
   stride = margin + width + margin + beyond * reals;

@@ -34,7 +34,7 @@ void field_adam_step(const Tensor& grad, Tensor exp_avg, Tensor exp_avg_sq, Tens
 }  // namespace cuda
 }  // namespace usreg
 
-// The schema stands in Python (usreg_kernels/ops/field_adam/native.py).
+// The schema is in Python (usreg_kernels/ops/field_adam/native.py).
 STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
   m.impl("field_adam_native_step", TORCH_BOX(&usreg::cuda::field_adam_step));
 }

@@ -38,7 +38,7 @@ __device__ inline float square_root(float value) { return sqrtf(value); }
 
 __device__ inline double square_root(double value) { return sqrt(value); }
 
-// The squared length of a vector as an unsigned integer: numbers above 0 keep their order, and NaN stands above all.
+// The squared length of a vector as an unsigned integer: numbers above 0 keep their order, and NaN is above all.
 template <class T>
 using AdamBits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
 

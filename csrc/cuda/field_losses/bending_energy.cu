@@ -21,7 +21,7 @@ Tensor bending_backward(const Tensor& grad_output, const Tensor& dvf, std::vecto
 }  // namespace cuda
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/bending_energy).
+// The schemas are in Python (usreg_kernels/ops/bending_energy).
 STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
   m.impl("bending_energy_native_forward", TORCH_BOX(&usreg::cuda::bending_forward));
   m.impl("bending_energy_native_backward", TORCH_BOX(&usreg::cuda::bending_backward));

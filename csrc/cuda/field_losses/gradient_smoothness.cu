@@ -44,7 +44,7 @@ Tensor smoothness_backward(const Tensor& grad_output, const Tensor& dvf, bool ma
 }  // namespace cuda
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/gradient_smoothness).
+// The schemas are in Python (usreg_kernels/ops/gradient_smoothness).
 STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
   m.impl("gradient_smoothness_native_forward", TORCH_BOX(&usreg::cuda::smoothness_forward));
   m.impl("gradient_smoothness_native_backward", TORCH_BOX(&usreg::cuda::smoothness_backward));

@@ -10,7 +10,7 @@
 namespace usreg {
 namespace cuda {
 
-// Where the difference along two axes stands in the list of a volume; for one axis, where its first difference stands.
+// The place of the difference along two axes in a volume's list; for one axis, the place of its first difference.
 inline int place_of_difference(bool of_pairs, int axis, int other) {
   return of_pairs ? axis * (5 - axis) / 2 + other : axis;
 }

@@ -22,7 +22,7 @@ struct FieldLoss {
   const T* field;  // (components, z, y, x)
   int64_t components, channels;
   int64_t size[3];
-  bool has_z, has_y;                 // or the axis is there for form's sake
+  bool has_z, has_y;                 // or the axis has one voxel and does not count
   R weights[3 * kFieldDifferences];  // (channels, differences of a volume): what multiplies each penalty
   // A block takes a piece of each plane of a chunk.
   int chunk;  // planes

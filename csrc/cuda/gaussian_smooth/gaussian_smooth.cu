@@ -122,7 +122,7 @@ Tensor smooth_backward(const Tensor& grad_output, const Tensor& x, Weights weigh
 }  // namespace cuda
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/gaussian_smooth).
+// The schemas are in Python (usreg_kernels/ops/gaussian_smooth).
 STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
   m.impl("gaussian_smooth_native_forward", TORCH_BOX(&usreg::cuda::smooth_forward));
   m.impl("gaussian_smooth_native_backward", TORCH_BOX(&usreg::cuda::smooth_backward));

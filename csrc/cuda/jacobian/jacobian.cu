@@ -124,7 +124,7 @@ Tensor folding_backward(const Tensor& grad_output, const Tensor& ddf, std::vecto
 }  // namespace cuda
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/jacobian_determinant and folding).
+// The schemas are in Python (usreg_kernels/ops/jacobian_determinant and folding).
 STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
   m.impl("jacobian_determinant_native_forward", TORCH_BOX(&usreg::cuda::determinant_forward));
   m.impl("jacobian_determinant_native_backward", TORCH_BOX(&usreg::cuda::determinant_backward));

@@ -233,7 +233,7 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> lncc_backward(
 }  // namespace cuda
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/lncc/cuda.py).
+// The schemas are in Python (usreg_kernels/ops/lncc/cuda.py).
 STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
   m.impl("lncc_cuda_forward", TORCH_BOX(&usreg::cuda::lncc_forward));
   m.impl("lncc_cuda_backward", TORCH_BOX(&usreg::cuda::lncc_backward));

@@ -115,8 +115,7 @@ inline MarchPlan plan_march(const LnccShape& shape, const LnccWindow& window, in
   return plan;
 }
 
-// The launches for images of T. Each type's stand in a file of their own (march_float.cu), since they hold a hundred
-// kernels.
+// The launches for images of T. Each type has a file of its own (march_float.cu), since there are a hundred kernels.
 template <class T>
 struct MarchLaunches {
   // map_count: 0, 3 or 5.

@@ -233,7 +233,7 @@ std::tuple<std::optional<Tensor>, std::optional<Tensor>> compose_backward(const 
 }  // namespace cuda
 }  // namespace usreg
 
-// The schemas stand in Python (usreg_kernels/ops/warp/native.py and compose_ddf/native.py).
+// The schemas are in Python (usreg_kernels/ops/warp/native.py and compose_ddf/native.py).
 STABLE_TORCH_LIBRARY_IMPL(usreg, USREG_DISPATCH_KEY, m) {
   m.impl("warp_native_forward", TORCH_BOX(&usreg::cuda::warp_forward));
   m.impl("warp_native_backward", TORCH_BOX(&usreg::cuda::warp_backward));

@@ -8,11 +8,6 @@ from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 from usreg_kernels.ops.warp import reference as warp
 
 
-def composed_like(outer: torch.Tensor, inner: torch.Tensor, *, padding_mode: str) -> torch.Tensor:
-    """An empty field of the result's shape and dtype."""
-    return inner.new_empty(inner.shape, dtype=loss_dtype(inner.dtype))
-
-
 def forward(outer: torch.Tensor, inner: torch.Tensor, *, padding_mode: str) -> torch.Tensor:
     """``inner(x) + outer(x + inner(x))``."""
     dtype, size = compute_dtype(inner), list(inner.shape[2:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from usreg_kernels.ops.compiled import CompiledBackend
@@ -16,15 +18,6 @@ LIBRARY.define(
 class Native(CompiledBackend):
     """One pass over gradient, moments and field; two where the longest vector gives the scale."""
 
-    def run(
-        self,
-        *tensors: torch.Tensor,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        longest: bool,
-        replace: bool,
-    ) -> None:
+    def run(self, *tensors: torch.Tensor, **params: Any) -> None:
         """Contiguous tensors of one dtype; the step is a float32 scalar."""
-        self.kernels.field_adam_native_step(*tensors, lr, beta1, beta2, eps, longest, replace)
+        self.kernels.field_adam_native_step(*tensors, **params)

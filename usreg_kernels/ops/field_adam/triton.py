@@ -76,7 +76,7 @@ def update_moments(
 ):  # fmt: skip
     """The moments of a piece of a sample, and the bits of the squared length of its longest direction.
 
-    As integers, numbers above 0 keep their order, and NaN stands above all.
+    As integers, numbers above 0 keep their order, and NaN is above all.
     """
     sample = tl.program_id(0) // pieces
     voxel = (tl.program_id(0) % pieces).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

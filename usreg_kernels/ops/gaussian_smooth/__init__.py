@@ -6,7 +6,7 @@ from usreg_kernels.backend import Tensors
 from usreg_kernels.ops.gaussian_smooth import reference
 from usreg_kernels.ops.gaussian_smooth.native import Native
 from usreg_kernels.ops.gaussian_smooth.weights import LARGEST_UNROLLED, radius_of
-from usreg_kernels.ops.operator import Op
+from usreg_kernels.ops.operator import Op, same_shape_like
 from usreg_kernels.ops.triton_backend import TritonBackend
 
 
@@ -25,7 +25,7 @@ OP = Op(
     name="gaussian_smooth",
     tensors=("Tensor x",),
     params="float[] sigma, float truncate, str padding_mode",
-    outputs_like=reference.smoothed_like,
+    outputs_like=same_shape_like,
     reference=reference,
     backends=(Native("cpu"), Triton("gaussian_smooth"), Native("cuda")),
 )

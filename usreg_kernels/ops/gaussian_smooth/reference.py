@@ -8,18 +8,12 @@ padding gives what it got to the voxel that it repeats.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from usreg_kernels.ops.gaussian_smooth.weights import half_weights
 from usreg_kernels.ops.operator import compute_dtype, loss_dtype
-
-
-def smoothed_like(x: torch.Tensor, **params: Any) -> torch.Tensor:
-    """An empty image of the result's shape and dtype."""
-    return x.new_empty(x.shape, dtype=loss_dtype(x.dtype))
 
 
 def forward(x: torch.Tensor, *, sigma: list[float], truncate: float, padding_mode: str) -> torch.Tensor:

@@ -11,11 +11,6 @@ from usreg_kernels.ops.compose_ddf import reference as compose
 from usreg_kernels.ops.operator import compute_dtype, loss_dtype
 
 
-def integrated_like(velocity: torch.Tensor, *, steps: int, padding_mode: str) -> torch.Tensor:
-    """An empty field of the result's shape and dtype."""
-    return velocity.new_empty(velocity.shape, dtype=loss_dtype(velocity.dtype))
-
-
 def forward(velocity: torch.Tensor, *, steps: int, padding_mode: str) -> torch.Tensor:
     """The displacement after one unit of time."""
     return _fields(velocity, steps, padding_mode)[-1].to(loss_dtype(velocity.dtype))

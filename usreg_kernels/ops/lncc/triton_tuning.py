@@ -3,7 +3,7 @@
 Environment variables:
 
 ``USREG_LNCC_TILES``
-    A JSON file of tiles. A launch whose tile the file lacks is measured at its first call: the tile by counts and a few
+    A JSON file of tiles. A launch that is not in the file is measured at its first call: the tile by counts and a few
     others, each in a CUDA graph of many launches, which takes a minute or so of compiling; the fastest is added to the
     file. A file that is complete pins every launch. Unset: the tile by counts. Read at import.
 
