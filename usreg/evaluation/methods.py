@@ -131,11 +131,11 @@ def _pair(batch: dict[str, Any], number: int, grid: Grid) -> Pair:
     def volume(key: str) -> Volume | None:
         return Volume(batch[key][number].cpu().float(), grid) if key in batch else None
 
-    labels = [volume(f"{side}_label") for side in ("fixed", "moving")]
+    labels = volume("fixed_label"), volume("moving_label")
     known = [set() if label is None else set(structures(label.voxels)) for label in labels]
     if not known[0] & known[1]:
-        labels = [None, None]
-    points = [_points(batch, f"{side}_landmarks", number, grid) for side in ("fixed", "moving")]
+        labels = None, None
+    points = _points(batch, "fixed_landmarks", number, grid), _points(batch, "moving_landmarks", number, grid)
     fixed, moving = volume("fixed"), volume("moving")
     assert fixed is not None
     assert moving is not None

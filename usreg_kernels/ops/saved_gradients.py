@@ -45,12 +45,6 @@ class GradientSavingBackend(CompiledBackend):
     op: str
     recomputes = False
 
-    def arguments(
-        self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None, **params: Any
-    ) -> tuple[Any, ...]:
-        """The operators' arguments that are neither tensors nor flags."""
-        raise NotImplementedError
-
     def forward(
         self,
         pred: torch.Tensor,

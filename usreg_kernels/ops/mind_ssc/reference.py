@@ -87,9 +87,9 @@ def gradient(incoming: torch.Tensor, found: Descriptor, radius: int, dilation: i
             so_far = by_neighbour[neighbour]
             by_neighbour[neighbour] = signed if so_far is None else so_far + signed
     total = torch.zeros_like(found.differences[0])
-    for neighbour, pull in enumerate(by_neighbour):
-        assert pull is not None
-        total = total + _shifted_adjoint(pull, 2 + neighbour // 2, dilation if neighbour % 2 else -dilation)
+    for neighbour, share in enumerate(by_neighbour):
+        assert share is not None
+        total = total + _shifted_adjoint(share, 2 + neighbour // 2, dilation if neighbour % 2 else -dilation)
     return total
 
 
