@@ -45,6 +45,10 @@ class GradientSavingBackend(CompiledBackend):
     op: str
     recomputes = False
 
+    def arguments(self, *tensors: Any, **params: Any) -> tuple[Any, ...]:
+        """The operators' arguments that are neither tensors nor flags."""
+        raise NotImplementedError
+
     def forward(
         self,
         pred: torch.Tensor,
