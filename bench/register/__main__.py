@@ -26,7 +26,7 @@ from bench.recording import processor
 from bench.register.contenders import CONTENDERS, RUNNERS, Absent, Contender, interpreter, last_line
 from bench.register.pairs import DATASETS, Pair, make_pairs
 from bench.register.results import Report
-from bench.register.table import table
+from bench.register.table import BEFORE, table
 from usreg.io.transforms import read_transform
 from usreg.metrics.field import folding_ratio
 
@@ -88,7 +88,7 @@ def _before(pair: Pair) -> dict[str, Any]:
     there = np.zeros(points.shape[1])
     there[inside] = np.asarray(moving.dataobj)[tuple(voxels[:, inside])]
     dice = _dice(there, np.asarray(fixed.dataobj).ravel(), pair.numbers)
-    return {"contender": "before", "dataset": pair.dataset, "pair": pair.name, "dice": dice}
+    return {"contender": BEFORE, "dataset": pair.dataset, "pair": pair.name, "dice": dice}
 
 
 def _run(contender: Contender, pairs: Sequence[Pair], work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:

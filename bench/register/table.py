@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.register.contenders import CONTENDERS
 from bench.register.pairs import HIPPOCAMPUS
+
+BEFORE = "before"
+"""In the place of a contender: the images where their headers put them."""
 
 FIRST = 10
 """Pairs of the hippocampus whose mean stands beside that of all."""
@@ -17,18 +21,20 @@ def table(report: dict[str, Any]) -> str:
     """A table per data set, and who is absent.
 
     Args:
-        report: what ``python -m bench.register`` writes.
+        report: what ``python -m bench.register`` writes. Pairs count as even and odd by their place in the data set.
     """
     machine = report["machine"]
     lines = [f"{machine['processor']}, {machine['threads']} threads, {machine['date']}. {report['note']}".strip()]
+    order = [BEFORE, *(contender.name for contender in CONTENDERS)]
     for dataset in dict.fromkeys(row["dataset"] for row in report["results"]):
         rows = [row for row in report["results"] if row["dataset"] == dataset]
         lines += ["", f"### {dataset.capitalize()}", ""]
         several = len({row["pair"] for row in rows}) > 1
         dice = [f"Dice, first {FIRST}", "even pairs", "odd pairs"] if several and dataset == HIPPOCAMPUS else []
-        header = ["contender", "Dice", *dice, "lowest Dice", "folded", "seconds a pair", "extra memory, MB"]
+        times = ["seconds a pair", "of processors", "extra memory, MB"]
+        header = ["contender", "pairs", "Dice", *dice, "lowest Dice", "folded", *times]
         lines += [_row(header), _row(["---"] * len(header))]
-        for name in dict.fromkeys(row["contender"] for row in rows):
+        for name in sorted({row["contender"] for row in rows}, key=order.index):
             lines.append(_row(_cells(name, [row for row in rows if row["contender"] == name], bool(dice))))
     if report["absent"]:
         lines += ["", "Did not take part:", ""]
@@ -41,10 +47,12 @@ def _cells(name: str, rows: Sequence[dict[str, Any]], is_split: bool) -> list[st
     parts = [values[:FIRST], values[::2], values[1::2]] if is_split else []
     return [
         name,
+        str(len(rows)),
         *(f"{np.mean(part):.4f}" for part in (values, *parts)),
         f"{min(values):.3f}",
         _of(rows, "folded", np.mean, "{:.1e}"),
-        _of(rows, "seconds", np.mean, "{:.3g}"),
+        _of(rows, "seconds", np.mean, "{:.3g}") + (" (busy)" if any(row.get("busy") for row in rows) else ""),
+        _of(rows, "processor_seconds", np.mean, "{:.3g}"),
         _of(rows, "peak_extra_megabytes", max, "{:.0f}"),
     ]
 
