@@ -77,7 +77,7 @@ class _Parameters:
 class _Adam:
     """Adam, whose steps get shorter along half a cosine.
 
-    ``torch.optim`` has it, and imports torch's compiler with its first step: seconds, for twelve numbers.
+    ``torch.optim`` has it, and imports torch's compiler when it is made: seconds, for twelve numbers.
     """
 
     BETAS = (0.9, 0.99)
