@@ -273,6 +273,7 @@ def test_a_request_to_stop_keeps_what_is_there(
 def test_a_second_request_ends_at_once(
     pair: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("usreg.training.interrupts.SAME_PRESS", 0.0)
     bars = interrupting([2], signal.SIGINT)
     monkeypatch.setattr("usreg.registration.command.StageBars", bars)
     monkeypatch.setattr(

@@ -101,10 +101,10 @@ def test_a_deformable_stage_finds_a_deformation(stage: str) -> None:
 def test_the_inverse_of_a_velocity_is_its_negative() -> None:
     fixed, moving, _ = deformed_pair()
     found = run(fixed, moving, "[{stage: svf, levels: [2], iterations: [40]}]")
-    back = run(fixed, moving, "[{stage: greedy, levels: [2], iterations: [40]}]")
+    assert found.ddf is not None
     assert found.inverse_miss is not None
-    assert back.inverse_miss is not None
-    assert found.inverse_miss < 0.02
+    assert miss_of(found.ddf, inverse_of(found)) < 0.02
+    assert found.inverse_miss < 0.03  # in the worse order
 
 
 def test_deformable_stages_follow_on_one_another() -> None:
@@ -580,4 +580,4 @@ def test_greedy_drifts_little_where_both_images_are_empty() -> None:
     assert found.ddf is not None
     lengths = found.ddf.norm(dim=1)[0]
     assert lengths[empty + 5 : -5].mean() > 0.5
-    assert lengths[: empty - 4].mean(dim=(1, 2)).max() < 0.5  # 1.1 with an eps that is next to nothing
+    assert lengths[: empty - 4].mean(dim=(1, 2)).max() < 0.7  # 1.1 with an eps that is next to nothing

@@ -23,8 +23,11 @@ from usreg_kernels.optim import adam_step
 from .convergence import Convergence
 from .levels import Level, move_field
 
-EPS, SMALLEST_EPS = 1e-3, 1e-30
-"""Of Adam, as a part of the largest gradient with which a level begins, and where it begins without any."""
+EPS, SMALLEST_EPS = 2e-4, 1e-30
+"""Of Adam, as a part of the largest gradient with which a level begins, and where it begins without any.
+
+A larger part would hold back what has a weak gradient, as labels have once their edges meet.
+"""
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Of the warped image, the fixed image and the field."""

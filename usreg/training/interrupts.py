@@ -22,8 +22,8 @@ class StopRequest:
     """Context manager that notes SIGINT, SIGTERM and SIGUSR1 instead of raising in the middle of a step.
 
     A step that is cut in half leaves weights that no checkpoint should hold, so the loop finishes it and looks at
-    :attr:`requested`. A second Ctrl-C has its usual effect at once. Outside the main thread, where Python allows no
-    signal handlers, nothing is caught.
+    :attr:`requested`. A second Ctrl-C, a second or more later, has its usual effect at once. Outside the main thread,
+    where Python allows no signal handlers, nothing is caught.
     """
 
     def __init__(self) -> None:
