@@ -30,6 +30,9 @@ BUILT_IN = (
     "mse",
     "mutual_information",
 )
+COMPOSED = ("sum", "dice", "smoothness", "folding")
+"""Those of ``test_losses_composed.py``."""
+
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -115,7 +118,7 @@ def expected(name: str, given: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_every_built_in_is_tested() -> None:
     built_in = {name for name, factory in LOSS_REGISTRY.items() if factory.__module__.startswith("usreg.")}
-    assert built_in == set(BUILT_IN)
+    assert built_in == {*BUILT_IN, *COMPOSED}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -180,16 +179,14 @@ def test_linear_stages_come_before_deformable_ones() -> None:
 
 def test_a_budget_ends_a_stage_and_a_run(caplog: pytest.LogCaptureFixture) -> None:
     fixed, moving, _ = deformed_pair()
-    stages = "[{stage: greedy, levels: [2, 1], iterations: [100000, 100000], tolerance: 0, seconds: 0.3}]"
-    began = time.perf_counter()
-    found = run(fixed, moving, stages)
-    assert time.perf_counter() - began < 30
-    assert len(found.stages[0].losses[1]) == 1
+    stage = "stage: greedy, levels: [2, 1], iterations: [100000, 100000], tolerance: 0"
+    found = run(fixed, moving, f"[{{{stage}, seconds: 1e-4}}]")
+    assert [len(losses) for losses in found.stages[0].losses] == [1, 1]
     assert not found.stopped
     with caplog.at_level(logging.WARNING):
-        late = run(fixed, moving, f"[{stages[1:-1]}, {{stage: svf}}]", "seconds=0.2")
+        late = run(fixed, moving, f"[{{{stage}}}, {{stage: svf}}]", "seconds=0.01")
     assert [stage.stage for stage in late.stages] == ["greedy"]
-    assert "stage 1 (svf) is left out: the 0.2 seconds are over" in caplog.text
+    assert "stage 1 (svf) is left out: the 0.01 seconds are over" in caplog.text
 
 
 def far_apart(shift: Sequence[float]) -> tuple[Volume, Volume]:
