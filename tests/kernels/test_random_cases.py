@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kernels.cases import DTYPES
 from kernels.compare import assert_close
@@ -19,6 +19,7 @@ from kernels.compare import assert_close
 import usreg_kernels as uk
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 from usreg_kernels.functional import LOSSES
+from usreg_kernels.ops.mind_ssc.reference import describe
 
 CASES = int(os.environ.get("USREG_RANDOM_CASES", "2000"))
 SHARE = {
@@ -187,6 +188,16 @@ def _rounding_of_places(gradient: torch.Tensor, pred: torch.Tensor, arguments: d
     return smallest + _rounding(gradient.double(), gradient, {"reduction": arguments["reduction"]}) * steepness
 
 
+def _has_ties(image: torch.Tensor, arguments: dict[str, Any]) -> bool:
+    """Whether two channels of a descriptor are lowest but for rounding: each has a gradient of its own.
+
+    They are in an image with an axis of one voxel, and by chance in one of few values.
+    """
+    found = describe(image.detach().double(), arguments["radius"], arguments["dilation"])
+    gaps = found.excess.topk(2, dim=2, largest=False).values[:, :, 1]
+    return bool((gaps <= 1e-12 * (1 + found.excess.amax(dim=2))).any())
+
+
 def _rounding_of_loss(loss: torch.Tensor, op: str) -> float:
     """The same for a loss whose terms cancel: mutual information of images that have nothing in common.
 
@@ -207,11 +218,13 @@ def test_random_calls(op: str, backend: str) -> None:
         deadline=None,
         database=None,
         derandomize="USREG_RANDOM_CASES" not in os.environ,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )
     @given(calls(op))
     def agrees(call: tuple[list[torch.Tensor], dict[str, Any]]) -> None:
         tensors, arguments = call
+        if op == "mind":
+            assume(not any(_has_ties(image, arguments) for image in tensors))
         oracle = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in tensors]
         with uk.use_backend(backend):
             actual = _loss_and_gradients(op, tensors, arguments)
