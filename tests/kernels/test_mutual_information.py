@@ -177,9 +177,9 @@ def test_an_empty_mask_counts_nothing(kernel: str, normalized: bool) -> None:
     mask[0] = 0
     arguments = {"kernel": kernel, "normalized": normalized, "smooth_nr": 0.0}
     loss = uk.mutual_information_loss(*images, mask=mask, reduction="none", **arguments)
-    alone = uk.mutual_information_loss(*(image[1:] for image in images), **arguments)
+    of_second = uk.mutual_information_loss(*(image[1:] for image in images), **arguments)
     assert loss[0] == 0
-    assert_close(loss[1], alone, 1e-12)
+    assert_close(loss[1], of_second, 1e-12)
     for gradient in _gradients(loss, images):
         assert not gradient[0].any()
     nothing = uk.mutual_information_loss(*images, mask=torch.zeros_like(mask), **arguments)
