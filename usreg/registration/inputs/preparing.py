@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from ...metrics.label_volumes import structures
 from ...spatial import Grid, resample
 from .intensities import Scaling
 from .sides import Side, flat_axis
+from .structures import Structures
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def make_side(
         image: of finite numbers.
         scaling: of its intensities.
         mask: above 0 is what counts; on any grid.
-        label: whole numbers, on any grid; it becomes one channel for each structure that ``other_label`` has too.
+        label: whole numbers, on any grid; the structures count that ``other_label`` has too.
         other_label: that of the other image.
 
     Raises:
@@ -57,13 +58,13 @@ def make_side(
         )
     there = None if mask is None else _mask_on(name, mask, image.grid)
     scaled = scaling(name, voxels, there)
-    channels = None
+    labels = None
     if label is not None and other_label is not None:
         common = sorted(set(structures(label.voxels)) & set(structures(other_label.voxels)))
         if not common:
             raise DataError("the fixed and the moving label have no structure in common")
-        channels = _one_hot(label, image.grid, common)
-    return Side(scaled, image.grid, there, channels)
+        labels = Structures.of(_one_hot(label, image.grid, common), image.grid.size)
+    return Side(scaled, image.grid, there, labels)
 
 
 def _mask_on(name: str, mask: Volume, grid: Grid) -> torch.Tensor:
@@ -82,16 +83,16 @@ def _mask_on(name: str, mask: Volume, grid: Grid) -> torch.Tensor:
     return inside
 
 
-def _one_hot(label: Volume, grid: Grid, common: Sequence[int]) -> torch.Tensor:
-    """(L, D, H, W), 0 or 1, on the image's grid, nearest neighbour."""
+def _one_hot(label: Volume, grid: Grid, common: Sequence[int]) -> Iterator[torch.Tensor]:
+    """A channel (D, H, W) of truth values for each structure, on the image's grid, nearest neighbour."""
     voxels = label.voxels
     if label.grid != grid:
         voxels = resample(voxels, label.grid, grid, mode="nearest", padding_mode="zeros")
     if len(voxels) > 1:
-        return (voxels[list(common)] > 0.5).float()
+        return (voxels[number] > 0.5 for number in common)
     if list(common) == [0]:  # a mask, whose one structure has the number of its channel
-        return (voxels > 0).float()
-    return torch.cat([(voxels == value).float() for value in common])
+        return iter(voxels > 0)
+    return (voxels[0] == value for value in common)
 
 
 def check_pair(fixed: Side, moving: Side) -> None:

@@ -84,7 +84,7 @@ def register_free_field(
     Args:
         fixed: from coarse to fine.
         moving: on the grids of the fixed levels.
-        loss: to minimise, beside the regulariser.
+        loss: to minimise, beside the regulariser and the overlap of the moving levels.
         settings: see there; an iteration count per level.
         field: (1, 3, D, H, W) on the coarsest level's grid: where to start from; zeros where it is missing.
         before: (1, 3, D, H, W) in voxels of the finest level: a displacement that stays as it is, and that points meet
@@ -110,6 +110,8 @@ def register_free_field(
             if known is not None:
                 ddf = compose_ddf(known, ddf)
             value = loss(warp(source.image, ddf), target.image, ddf)
+            if source.overlap is not None:
+                value = value + source.overlap.of_field(ddf)
             if settings.weight:
                 value = value + settings.weight * penalty(in_plane(field))
             (gradient,) = torch.autograd.grad(value, field)

@@ -69,7 +69,7 @@ def register_greedy(
     Args:
         fixed: from coarse to fine.
         moving: on the grids of the fixed levels.
-        loss: to minimise.
+        loss: to minimise, beside the overlap of the moving levels.
         settings: see there; an iteration count per level.
         ddf: (1, 3, D, H, W) on the coarsest level's grid: where to start from; zeros where it is missing.
         report: called after each iteration with the level's number and the loss.
@@ -89,6 +89,8 @@ def register_greedy(
         for _ in range(count):
             leaf = ddf.detach().requires_grad_()
             value = loss(warp(source.image, leaf), target.image, leaf)
+            if source.overlap is not None:
+                value = value + source.overlap.of_field(leaf)
             (gradient,) = torch.autograd.grad(value, leaf)
             gradient = gaussian_smooth(gradient, settings.sigma_gradient)
             eps = eps if eps is not None else relative_eps(gradient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ import torch
 from usreg_kernels import gaussian_smooth, warp
 
 from ...spatial import Grid
+
+if TYPE_CHECKING:
+    from .overlap import Overlap
 
 SMOOTHING = 0.5
 """Standard deviation of the smoothing before a level's voxels are taken, in voxels of the level."""
@@ -26,10 +30,12 @@ class Level:
     Attributes:
         image: (1, C, D, H, W).
         grid: of the image; its axes are those of the tensor.
+        overlap: of a moving level: the term of the labels beside the loss.
     """
 
     image: torch.Tensor
     grid: Grid
+    overlap: Overlap | None = None
 
 
 def make_levels(image: torch.Tensor, grid: Grid, factors: Sequence[float]) -> list[Level]:

@@ -121,7 +121,7 @@ def register_linear(
     Args:
         fixed: from coarse to fine.
         moving: the moving image on levels of its own grid.
-        loss: of the warped and the fixed image.
+        loss: of the warped and the fixed image, to minimise beside the overlap of the moving levels.
         settings: see there; an iteration count per level.
         start: where to start from.
         report: called after each iteration with the level's number and the loss.
@@ -154,8 +154,9 @@ def _register_level(
     to_world = torch.tensor(fixed.grid.affine, device=image.device)
 
     def loss_of(matrix: torch.Tensor) -> torch.Tensor:
-        affine = (to_voxels @ matrix @ to_world)[:3].to(image.dtype)
-        return loss(warp(moving.image, affine=affine, size=fixed.grid.size), image)
+        affine = (to_voxels @ matrix @ to_world)[:3]
+        value = loss(warp(moving.image, affine=affine.to(image.dtype), size=fixed.grid.size), image)
+        return value if moving.overlap is None else value + moving.overlap.of_affine(affine)
 
     def first_loss(start: Affine) -> float:
         return loss_of(torch.from_numpy(start.matrix).to(image.device)).item()

@@ -22,7 +22,7 @@ from .free_fields import FreeField, register_free_field
 from .greedy import Greedy, register_greedy
 from .levels import Level, move_field
 from .linear import Linear, register_linear
-from .settings import DisplacementStage, GreedyStage, IterativeStage, LinearStage, PlacingStage, Stage, VelocityStage
+from .settings import DisplacementStage, GreedyStage, LinearStage, PlacingStage, Stage, VelocityStage
 from .similarity import Similarity
 from .stopping import stop_asked, stop_at
 
@@ -83,8 +83,9 @@ class Work:
     similarity: Similarity | None = None
 
     def needs(self, side: Side) -> Side:
-        """The side with the channels that the loss needs."""
-        return side if self.similarity is not None and self.similarity.uses_labels else side.without_labels()
+        """The side without labels that the stage does not use."""
+        uses_labels = self.similarity is not None and (self.similarity.packs_labels or self.similarity.labels_weight)
+        return side if uses_labels else side.without_labels()
 
 
 def prepare_stages(stages: Sequence[Stage], fixed: Side, moving: Side, deformed: bool = False) -> list[Work]:
@@ -166,19 +167,14 @@ def _run_stage(state: State, work: Work, count: _Counter) -> Losses:
     assert work.similarity is not None
     if isinstance(stage, LinearStage):
         settings = Linear(stage.stage, stage.iterations, stage.step, stage.tolerance)  # type: ignore[arg-type]
-        levels = _levels(stage, work.similarity, fixed, moving)
+        levels = work.similarity.levels(fixed, moving, stage.levels)
         normal = starts.normal_of(fixed.grid)
         state.affine, losses = register_linear(*levels, work.similarity, settings, state.affine, count, normal)
         return losses
-    levels = _levels(stage, work.similarity, fixed, moving.on(fixed.grid, state.affine))
+    levels = work.similarity.levels(fixed, moving.on(fixed.grid, state.affine), stage.levels)
     if isinstance(stage, GreedyStage):
         return _greedy(state, stage, work.similarity, *levels, count)
     return _free_field(state, stage, work.similarity, *levels, count)
-
-
-def _levels(stage: IterativeStage, loss: Similarity, fixed: Side, moving: Side) -> tuple[list[Level], list[Level]]:
-    """Both sides on the stage's levels, with the channels that its loss compares."""
-    return loss.described(fixed.levels(stage.levels)), loss.described(moving.levels(stage.levels, moving=True))
 
 
 def _placed(stage: PlacingStage, fixed: Side, moving: Side, affine: Affine) -> Affine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,11 @@ from usreg_kernels.ops.mind_ssc.pairs import pairs
 from ...errors import ConfigError
 from ...losses import build_loss
 from ...losses.call import WARPED_LABEL, LossCall
-from ...losses.lncc_dice import DiceTerm
 from ...losses.mind import MINDImageLoss
 from ...losses.mind_dice import MINDWithDice
 from ..inputs.sides import Side, flat_axis
 from .levels import Level
+from .overlap import Overlap
 
 LABELS = (*WARPED_LABEL, "fixed_label")
 """Parameters of a loss that compares labels."""
@@ -26,8 +27,9 @@ class Similarity:
     """Calls the loss of a stage on packed channels, see :class:`Side`.
 
     A mask of either side goes to the parameter ``mask`` of the loss: the fixed mask times the warped moving one,
-    without a gradient. Labels go to the parameters that :class:`LossCall` knows and, with a weight, to a soft Dice of
-    its own. Images of one slice are two-dimensional for the loss.
+    without a gradient. Labels go to the parameters that :class:`LossCall` knows, as channels of their own. With a
+    weight they also go into a term of their own beside the loss, see :class:`Overlap`. Images of one slice are
+    two-dimensional for the loss.
 
     The losses ``mind`` and ``mind_dice`` compare descriptors. Those are computed once for each image and level
     (:meth:`described`), and warped in place of the image.
@@ -58,13 +60,12 @@ class Similarity:
         self.where = f"{where}, loss '{section['name']}'"
         self.labels_weight = labels_weight
         self.masks = fixed.mask is not None, moving.mask is not None
-        self.dice = DiceTerm()
         has_labels = fixed.labels is not None and moving.labels is not None
         if labels_weight and not has_labels:
             raise ConfigError(
                 f"{self.where}: labels_weight is {labels_weight:g}; give the labels of both images, or the weight 0"
             )
-        self.uses_labels = has_labels and (labels_weight > 0 or not set(LABELS).isdisjoint(self.loss.extras))
+        self.packs_labels = has_labels and not set(LABELS).isdisjoint(self.loss.extras)
         if any(self.masks) and "mask" not in self.loss.extras:
             raise ConfigError(
                 f"{self.where}: a mask is given, and this loss has no parameter 'mask' in its forward. Take lncc, mse, "
@@ -92,13 +93,26 @@ class Similarity:
                 if there
             ]
             batch["mask"] = parts[0] * parts[1] if all(self.masks) else parts[0]
-        if self.uses_labels:
+        if self.packs_labels:
             first = [self.channels + there for there in self.masks]
             batch["fixed_label"], batch["warped_label"] = fixed[:, first[0] :], warped[:, first[1] :]
-        value = self.loss(warped[:, : self.channels], ddf, batch)
+        return self.loss(warped[:, : self.channels], ddf, batch)
+
+    def levels(self, fixed: Side, moving: Side, factors: Sequence[float]) -> tuple[list[Level], list[Level]]:
+        """Both sides on levels, with the channels that the loss compares, and the term of the labels.
+
+        Args:
+            factors: see :meth:`Side.levels`.
+        """
+        targets = self.described(fixed.levels(factors, labels=self.packs_labels))
+        sources = self.described(moving.levels(factors, moving=True, labels=self.packs_labels))
         if self.labels_weight:
-            value = value + self.labels_weight * self.dice(batch["warped_label"], batch["fixed_label"])
-        return value
+            labels = zip(fixed.label_levels(factors), moving.label_levels(factors, moving=True), strict=True)
+            sources = [
+                dataclasses.replace(level, overlap=Overlap(*both, self.labels_weight))
+                for level, both in zip(sources, labels, strict=True)
+            ]
+        return targets, sources
 
     def described(self, levels: Sequence[Level]) -> list[Level]:
         """The levels of a side with the channels that the loss compares: of ``mind``, descriptors for the image's.
@@ -131,13 +145,13 @@ class Similarity:
         """Call the loss once with the fixed image for both, so that what it refuses is found before any work.
 
         Args:
-            fixed: the fixed side with the channels that the loss needs.
+            fixed: the fixed side.
             factor: of the level, see :meth:`Side.levels`.
 
         Raises:
             ConfigError: the loss raises a ValueError or TypeError, or returns something else than a finite number.
         """
-        image = self.described(fixed.levels([factor]))[0].image
+        image = self.described(fixed.levels([factor], labels=self.packs_labels))[0].image
         parts = [image[:, : self.channels], image[:, self.channels + self.masks[0] :]]
         if self.masks[1]:
             parts.insert(1, torch.ones_like(image[:, :1]))
