@@ -31,11 +31,18 @@ SMALLEST = 12
 MISS = 0.1
 """Voxels by which the two fields in a row may miss the identity on average, whichever comes first."""
 
-ROUNDS = 2
-"""The most corrections of the other order."""
+ROUNDS, STEPS = 6, 2
+"""The most corrections of the other order, and the steps of conjugate gradients in each."""
 
-OTHER, OWN = 0.7, 0.15
-"""How much of a miss of the other and of its own order a correction takes back."""
+WEIGHT, TURN = 2.5, 1.5
+"""Of a miss of the other order beside one of its own at first, and the most that it changes by from one correction to
+the next."""
+
+ROUNDING = 0.05
+"""Voxels: smaller misses do not count more than this one."""
+
+SMALLEST_SIZE = 1e-6
+"""Of the diagonal that conditions the conjugate gradients: where the field folds it may be 0."""
 
 
 def invert_field(ddf: torch.Tensor, tolerance: float = 0.01, iterations: int = 40) -> tuple[torch.Tensor, float]:
@@ -67,7 +74,9 @@ def invert_both_ways(ddf: torch.Tensor) -> tuple[torch.Tensor, float, float]:
     """The field that undoes ``x + ddf(x)``, and that ``ddf`` undoes as well as voxels allow.
 
     An exact inverse at the voxels is none between them: where the field is rough, points that go through the field
-    first miss by more. A few corrections share the miss between the two orders.
+    first miss by more. Where that is more than :data:`MISS` on average, a few corrections share the miss between the
+    two orders: they make the sum of all distances small, by least squares that are weighed by one over the distances so
+    far, with a few steps of conjugate gradients each.
 
     Args:
         ddf: (1, 3, D, H, W) in voxels.
@@ -76,16 +85,67 @@ def invert_both_ways(ddf: torch.Tensor) -> tuple[torch.Tensor, float, float]:
         (1, 3, D, H, W) in voxels, and the mean distance by which points miss that go through the inverse first, and
         through the field first.
     """
-    inverse, missed = invert_field(ddf)
-    for round_ in range(ROUNDS + 1):
-        other = compose_ddf(inverse, ddf)
-        other_missed = _mean_inside(other, ddf)
-        if round_ == ROUNDS or other_missed <= max(MISS, missed):
+    inverse, own = invert_field(ddf)
+    found = inverse, own, miss_of(inverse, ddf)
+    weight = WEIGHT
+    for _ in range(ROUNDS):
+        if max(found[1:]) <= max(MISS, own):
             break
-        inverse = inverse.sub_(warp(other, inverse), alpha=OTHER)
-        inverse = inverse.sub_(compose_ddf(ddf, inverse), alpha=OWN)
-        missed = miss_of(ddf, inverse)
-    return inverse, missed, other_missed
+        inverse = _corrected(ddf, inverse, weight)
+        missed = miss_of(ddf, inverse), miss_of(inverse, ddf)
+        if max(missed) < max(found[1:]):
+            found = inverse, *missed
+        weight *= min(max(missed[1] / max(missed[0], 1e-12), 1 / TURN), TURN)
+    return found
+
+
+def _corrected(ddf: torch.Tensor, inverse: torch.Tensor, weight: float) -> torch.Tensor:
+    """The inverse after a step towards the lowest sum of its own misses and ``weight`` times those of the other order.
+
+    A change ``c`` of the inverse changes its own misses by ``(1 + gradient of ddf) c`` at each voxel, and those of the
+    other order by ``c`` where ``ddf`` leads.
+    """
+    own, slopes = _with_slopes(ddf, inverse)
+    other = compose_ddf(inverse, ddf)
+    own_weights = _inside(inverse) / (vector_lengths(own)[:, None] + ROUNDING) + ROUNDING
+    other_weights = weight * _inside(ddf) / (vector_lengths(other)[:, None] + ROUNDING)
+
+    def back(misses: torch.Tensor) -> torch.Tensor:
+        return sum((slopes[:, row] * misses[:, row : row + 1] for row in range(3)), torch.zeros(()))
+
+    def normal(change: torch.Tensor) -> torch.Tensor:
+        moved = torch.stack([(slopes[:, row] * change).sum(dim=1) for row in range(3)], dim=1)
+        return back(own_weights * moved) + _spread(other_weights * warp(change, ddf), ddf)
+
+    left = -back(own_weights * own) - _spread(other_weights * other, ddf)
+    size = own_weights * slopes.square().sum(dim=1) + _spread(other_weights.expand_as(ddf).contiguous(), ddf)
+    size = size.clamp(min=SMALLEST_SIZE)
+    change, direction, before = torch.zeros_like(ddf), left / size, (left * left / size).sum()
+    for _ in range(STEPS):
+        if before == 0:
+            break
+        moved = normal(direction)
+        length = before / (direction * moved).sum()
+        change, left = change + length * direction, left - length * moved
+        now = (left * left / size).sum()
+        direction, before = left / size + now / before * direction, now
+    return inverse + change
+
+
+def _with_slopes(ddf: torch.Tensor, inverse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What inverse and field in a row miss by, and how it changes with the inverse, (1, 3, 3, D, H, W)."""
+    with torch.enable_grad():
+        leaf = inverse.detach().requires_grad_()
+        missed = compose_ddf(ddf, leaf)
+        rows = [torch.autograd.grad(missed[:, row].sum(), leaf, retain_graph=row < 2)[0] for row in range(3)]
+    return missed.detach(), torch.stack(rows, dim=1)
+
+
+def _spread(values: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
+    """Each value added to the voxels around the place where the field leads: the adjoint of warping by it."""
+    with torch.enable_grad():
+        image = torch.zeros_like(values).requires_grad_()
+        return torch.autograd.grad((warp(image, ddf) * values).sum(), image)[0]
 
 
 def _first_guess(ddf: torch.Tensor, tolerance: float, iterations: int) -> torch.Tensor:
@@ -109,6 +169,10 @@ def miss_of(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def _mean_inside(missed: torch.Tensor, field: torch.Tensor) -> float:
     """Mean length, voxels, over the voxels that the field does not take out of the grid."""
-    inside = warp(torch.ones_like(field[:, :1]), field, padding_mode="zeros")[:, 0] >= 1
-    distances = vector_lengths(missed)[inside]
+    distances = vector_lengths(missed)[_inside(field)[:, 0] > 0]
     return distances.mean().item() if distances.numel() else 0.0
+
+
+def _inside(field: torch.Tensor) -> torch.Tensor:
+    """(1, 1, D, H, W): 1 for the voxels that the field does not take out of the grid, 0 for the others."""
+    return (warp(torch.ones_like(field[:, :1]), field, padding_mode="zeros") >= 1).to(field.dtype)
