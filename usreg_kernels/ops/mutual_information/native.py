@@ -34,16 +34,21 @@ LIBRARY.define(
 )
 
 
+def out_of_range(*, num_bins: int, kernel_type: str, sigma_ratio: float, **params: Any) -> str | None:
+    """Why no compiled backend takes these bins; None if all do."""
+    if num_bins > MOST_BINS:
+        return f"its histograms have up to {MOST_BINS} bins, and this one {num_bins}"
+    if kernel_type == "gaussian" and sigma_ratio < LEAST_SIGMA:
+        return f"its gaussians are at least {LEAST_SIGMA} bins wide, and this one is {sigma_ratio:g}"
+    return None
+
+
 class Native(CompiledBackend):
     """Two passes over the images for the loss, one for the gradients; gaussian, one each."""
 
     def declines(self, tensors: Tensors, **params: Any) -> str | None:
         """Histograms lie in the cache."""
-        if params["num_bins"] > MOST_BINS:
-            return f"its histograms have up to {MOST_BINS} bins, and this one {params['num_bins']}"
-        if params["kernel_type"] == "gaussian" and params["sigma_ratio"] < LEAST_SIGMA:
-            return f"its gaussians are at least {LEAST_SIGMA} bins wide, and this one is {params['sigma_ratio']:g}"
-        return super().declines(tensors, **params)
+        return out_of_range(**params) or super().declines(tensors, **params)
 
     def forward(
         self,
