@@ -73,28 +73,31 @@ __device__ inline void join_sum(InfoSum* target, InfoSum value) {
 template <bool kRange, class T>
 __global__ void __launch_bounds__(kInfoThreads)
     measure_images(const __grid_constant__ InfoImages<T> images, const __grid_constant__ InfoState state) {
-  InfoSum keys[4] = {}, strange = 0, largest = 0, item_strange = 0;
+  [[maybe_unused]] InfoSum keys[4] = {}, strange = 0;
+  InfoSum largest = 0, item_strange = 0;
   for_each_voxel(images, [&](const InfoVoxel& voxel) {
     const bool is_weight = is_finite_number(voxel.weight);
     if (!is_weight) item_strange = 1;
     const InfoSum bits = is_weight ? bits_of_number(fabs(voxel.weight)) : 0;
     if (bits > largest) largest = bits;
-    if (!kRange || !voxel.counts) return;
-    const double values[4] = {voxel.p, -voxel.p, voxel.t, -voxel.t};
-    if (!is_finite_number(voxel.p) || !is_finite_number(voxel.t)) strange = 1;
+    if constexpr (kRange) {
+      if (!voxel.counts) return;
+      const double values[4] = {voxel.p, -voxel.p, voxel.t, -voxel.t};
+      if (!is_finite_number(voxel.p) || !is_finite_number(voxel.t)) strange = 1;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const InfoSum key = is_finite_number(values[i]) ? key_of(values[i]) : 0;
-      if (key > keys[i]) keys[i] = key;
+      for (int i = 0; i < 4; ++i) {
+        const InfoSum key = is_finite_number(values[i]) ? key_of(values[i]) : 0;
+        if (key > keys[i]) keys[i] = key;
+      }
     }
   });
   InfoSum* const own = state.items + images.item() * InfoState::kPerItem;
   join_maximum(own + InfoState::kLargest, largest);
   join_maximum(own + InfoState::kItemStrange, item_strange);
-  if (!kRange) return;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) join_maximum(state.numbers + i, keys[i]);
-  join_maximum(state.numbers + InfoState::kStrange, strange);
+  if constexpr (kRange) {
+    for (int i = 0; i < 4; ++i) join_maximum(state.numbers + i, keys[i]);
+    join_maximum(state.numbers + InfoState::kStrange, strange);
+  }
 }
 
 // What makes weights of an item integers: no sum of 2^count_bits of them has more than 62 bits.

@@ -1,4 +1,4 @@
-"""The compiled mutual information: C++ on CPUs (``csrc/cpu/mutual_information``).
+"""The compiled mutual information: C++ on CPUs and CUDA C++ on NVIDIA GPUs (``csrc/*/mutual_information``).
 
 Forward saves the derivative of each item's loss by its joint histogram, which backward looks up for every voxel, and
 the range of values: a few kilobytes, whatever the size of the images.
@@ -15,7 +15,7 @@ from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend, only_ne
 from usreg_kernels.ops.operator import LIBRARY
 
 MOST_BINS = 256
-"""``kMostBins`` in ``csrc/cpu/mutual_information``."""
+"""``kMostBins`` and ``kInfoMostBins`` in ``csrc/*/mutual_information``."""
 
 LEAST_SIGMA = 0.05
 """``kLeastSigma`` there: the narrowest gaussian, in bins."""
@@ -44,7 +44,10 @@ def out_of_range(*, num_bins: int, kernel_type: str, sigma_ratio: float, **param
 
 
 class Native(CompiledBackend):
-    """Two passes over the images for the loss, one for the gradients; gaussian, one each."""
+    """Two passes over the images for the loss, one for the gradients; gaussian, one each.
+
+    On GPUs b-spline takes one more, for what comes through the ends of the range.
+    """
 
     def declines(self, tensors: Tensors, **params: Any) -> str | None:
         """Histograms lie in the cache."""

@@ -53,7 +53,7 @@ def first_voxel(part, span, WIDE: tl.constexpr):
 
 @triton.jit
 def place_in_range(value, counts, lowest, bin_size, bins):
-    """The place of values in units of bins, b-spline: unbounded above, and at most the last bin that moves; NaN is there."""
+    """Places of values in units of bins, b-spline: unbounded, and at most the last bin that moves, where NaN is."""
     at = tl.where(counts, (value.to(tl.float64) - lowest) / bin_size + MARGIN, 2.0)
     last = (bins - MARGIN - 1).to(tl.float64)
     return at, tl.where(at <= last, at, last)
