@@ -122,6 +122,22 @@ TRITON: Budgets = {
     ("compose_ddf.scatter", "border"): (189, 48),
     ("compose_ddf.convert", "border"): (22, 32),
     ("compose_ddf.slopes", "border"): (71, 32),
+    ("mutual_information.find_range", "b-spline"): (85, 32),
+    ("mutual_information.finish_range", "b-spline"): (16, 64),
+    ("mutual_information.count", "b-spline"): (5311, 128),
+    ("mutual_information.add_up", "b-spline"): (181, 56),
+    ("mutual_information.score", "b-spline"): (18, 144),
+    ("mutual_information.sum_ends", "b-spline"): (165, 64),
+    ("mutual_information.finish_ends", "b-spline"): (8, 56),
+    ("mutual_information.write_bspline_gradient", "b-spline"): (254, 56),
+    ("mutual_information.count", "gaussian"): (4678, 80),
+    ("mutual_information.add_up", "gaussian"): (181, 56),
+    ("mutual_information.score", "gaussian"): (18, 144),
+    ("mutual_information.write_gaussian_gradients", "gaussian"): (8587, 120),
+    ("mutual_information.count", "gaussian, 64 bins, mask"): (7023, 152),
+    ("mutual_information.add_up", "gaussian, 64 bins, mask"): (181, 56),
+    ("mutual_information.score", "gaussian, 64 bins, mask"): (182, 120),
+    ("mutual_information.write_gaussian_gradients", "gaussian, 64 bins, mask"): (4177, 240),
 }
 
 BEFORE_3_8: Budgets = {
@@ -263,6 +279,12 @@ CUDA: Budgets = {
     ("warp.values", "zeros"): (83, 40),
     ("warp.measure", "field, gradient to image"): (24, 32),
     ("warp.convert", "field, gradient to image"): (66, 16),
+    ("mutual_information.measure_images", "b-spline"): (137, 32),
+    ("mutual_information.count", "b-spline"): (481, 64),
+    ("mutual_information.sum_ends", "b-spline"): (256, 40),
+    ("mutual_information.write_gradient", "b-spline"): (238, 40),
+    ("mutual_information.count", "gaussian"): (2702, 64),
+    ("mutual_information.write_gradients", "gaussian"): (1644, 80),
 }
 
 STACK = {("lncc.correlate", "gaussian 15", "sm_90"): 56}

@@ -16,6 +16,7 @@ from kernels import test_backends as backends
 from kernels import test_field_adam as field_adam
 from kernels import test_gaussian_smooth as smoothing
 from kernels import test_jacobian as jacobian
+from kernels import test_mutual_information as information
 from kernels import test_random_cases as random_cases
 from kernels import test_random_warps as random_warps
 from kernels import test_warp as warps
@@ -30,7 +31,7 @@ import usreg_kernels as uk
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels import dispatch
 from usreg_kernels.fields import INTERPOLATIONS, PADDING_MODES
-from usreg_kernels.functional import LOSSES
+from usreg_kernels.functional import LOSSES, PARZEN_KERNELS
 from usreg_kernels.optim import SCALES, Scale
 
 pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="needs a C++ compiler, e.g. g++")
@@ -321,6 +322,61 @@ def test_warp_shape(shape: tuple[int, ...], size: tuple[int, ...], dtype: torch.
 def test_random_warps(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_warps, "CASES", 300)
     random_warps.test_random_calls(op, "cuda")
+
+
+# ---- mutual information: histograms of blocks, in shared memory or where that has no room for them -------------------
+
+
+@pytest.mark.parametrize("kernel", PARZEN_KERNELS)
+@pytest.mark.parametrize(
+    ("shape", "mask", "arguments"),
+    [
+        ((2, 2, 50, 60), 1, {"reduction": "none"}),  # several blocks per item
+        ((1, 3, 7, 8, 9), 3, {"num_bins": 74}),  # the most that shared memory holds
+        ((1, 2, 40), 0, {"num_bins": 75, "normalized": True}),
+        ((2, 1, 30, 20), 1, {"num_bins": 256}),
+        ((1, 1, 300), 0, {"num_bins": 20, "sigma_ratio": 0.05}),
+        ((1, 1, 1), 0, {}),
+    ],
+    ids=str,
+)
+def test_mutual_information(kernel: str, shape: tuple[int, ...], mask: int, arguments: dict[str, object]) -> None:
+    images = [(1.2 * torch.rand(shape, dtype=torch.float64) - 0.1).requires_grad_() for _ in range(2)]
+    weights = 3.0 * torch.rand(shape[0], mask, *shape[2:], dtype=torch.float64) if mask else None
+    found = []
+    for backend in ("cuda", "reference"):
+        with uk.use_backend(backend):
+            loss = uk.mutual_information_loss(*images, kernel=kernel, mask=weights, **arguments)
+            incoming = torch.arange(1, loss.numel() + 1).view(loss.shape).to(loss)
+            found.append([loss.detach(), *torch.autograd.grad(loss, images, incoming)])
+    assert_close(found[0][0], found[1][0], LOSS_TOLERANCE[torch.float64], floor=1e-14)
+    floor = 1e-12 if images[0].numel() == 1 else 0.0  # of one voxel everything cancels: what is left is rounding
+    for gradient, wanted in zip(found[0][1:], found[1][1:], strict=True):
+        assert_close(gradient, wanted, GRADIENT_TOLERANCE[torch.float64], floor)
+
+
+@pytest.mark.parametrize("kernel", PARZEN_KERNELS)
+def test_edges_of_mutual_information(kernel: str) -> None:
+    with uk.use_backend("cuda"):
+        for normalized in (False, True):
+            information.test_a_left_out_voxel_has_no_influence(kernel, normalized)
+            information.test_an_empty_mask_counts_nothing(kernel, normalized)
+            information.test_the_definition_in_loops(kernel, normalized, channels=1)
+        information.test_a_constant_image_tells_nothing(kernel)
+        information.test_values_between_two_bins_go_to_both(kernel)
+        information.test_half_precision_is_exact(kernel)
+        for bad in (float("nan"), -float("inf")):
+            information.test_what_is_not_finite_is_never_hidden(kernel, bad)
+
+
+def test_weights_of_any_magnitude() -> None:
+    """Histograms are integers, in units of the largest weight of an item."""
+    images = [torch.rand(2, 1, 300, dtype=torch.float64) for _ in range(2)]
+    with uk.use_backend("cuda"):
+        wanted = uk.mutual_information_loss(*images, mask=torch.ones(2, 1, 300), reduction="none")
+        for exponent in (-300, 300):
+            mask = torch.tensor([2.0**exponent, 2.0**-exponent], dtype=torch.float64).view(2, 1, 1).expand(2, 1, 300)
+            assert_close(uk.mutual_information_loss(*images, mask=mask, reduction="none"), wanted, 1e-15)
 
 
 # ---- random calls, and wrong ones ------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ def _losses() -> Iterator[Call]:
     yield Call("mind", ((2, 1, 40, 50),) * 2, {"reduction": "none"})
     for kernel in ("b-spline", "gaussian"):
         yield Call("mutual_information", images, {"kernel": kernel}, gradients=2)
+        yield Call("mutual_information", (*images, MASK), {"kernel": kernel, "normalized": True}, named="mask")
+        yield Call("mutual_information", ((2, 1, 20, 21),) * 2, {"kernel": kernel, "num_bins": 80}, gradients=2)
     for arguments in ({}, {"scheme": "central", "penalty": "l1"}, {"reduction": "none"}):
         yield Call("gradient_smoothness", (FIELD,), arguments)
     for arguments in ({}, {"reduction": "none"}):

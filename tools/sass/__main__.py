@@ -144,6 +144,26 @@ def _lncc(
     module.backward(loss, saved, pred, target, mask, **params)
 
 
+def _information(
+    module: ModuleType, dtype: torch.dtype, kernel: str = "gaussian", masked: bool = False, **changes: Any
+) -> None:
+    pred, target = torch.empty(2, 1, 1, 64, 64, 64, dtype=dtype)
+    mask = torch.empty(1, 1, 64, 64, 64) if masked else None
+    params = {
+        "needs_grad": [True, kernel == "gaussian"],
+        "kernel_type": kernel,
+        "num_bins": 32,
+        "normalized": False,
+        "sigma_ratio": 0.5,
+        "reduction": "mean",
+        "smooth_nr": 1e-7,
+        "smooth_dr": 1e-7,
+        **changes,
+    }
+    loss, saved = module.forward(pred, target, mask, **params)
+    module.backward(loss, saved, pred, target, mask, **params)
+
+
 _BOTH = {"needs_grad": [True, True]}
 
 CALLS: dict[str, dict[str, Call]] = {
@@ -188,6 +208,11 @@ CALLS: dict[str, dict[str, Call]] = {
         "three channels": partial(_warp, channels=3),
     },
     "compose_ddf": {"border": _compose},
+    "mutual_information": {
+        "b-spline": partial(_information, kernel="b-spline"),
+        "gaussian": _information,
+        "gaussian, 64 bins, mask": partial(_information, num_bins=64, masked=True, normalized=True),
+    },
 }
 """By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
 
@@ -235,11 +260,13 @@ def _row(title: str, dtype: torch.dtype, found: Compiled) -> Row:
 
 
 def triton_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str]) -> Iterator[Row]:
-    """The rows of Triton. Half precision only changes loads and stores: of LNCC it takes the plain windows."""
+    """The rows of Triton. Half precision only changes loads and stores: of two ops it takes the plain calls."""
     for op in ops:
         for title, call in CALLS[op].items():
             for dtype in (COUNTED[name] for name in dtypes):
                 if op == "lncc" and dtype in HALVES and title not in {f"window {size}" for size in WINDOWS}:
+                    continue
+                if op == "mutual_information" and dtype in HALVES and title != "b-spline":
                     continue
                 if op == "field_adam" and dtype in HALVES:
                     continue  # which it does not take

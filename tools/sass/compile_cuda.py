@@ -148,6 +148,20 @@ def _warp() -> Iterator[Kernel]:
     yield Kernel("warp.convert", to_image, "warp/scatter.cuh", "warp_convert<float>", 256, 1)
 
 
+def _information() -> Iterator[Kernel]:
+    """The kernels of mutual information, whose main loop takes a voxel."""
+    for call, name, header, code in (
+        ("b-spline", "measure_images", "forward", "measure_images<true, float>"),
+        ("b-spline", "count", "forward", "count_bspline<true, float>"),
+        ("b-spline", "sum_ends", "backward", "sum_ends<float>"),
+        ("b-spline", "write_gradient", "backward", "write_bspline_gradient<float>"),
+        ("gaussian", "count", "forward", "count_gaussian<true, float>"),
+        ("gaussian", "write_gradients", "backward", "write_gaussian_gradients<float>"),
+    ):
+        path = f"mutual_information/{header}.cuh"
+        yield Kernel(f"mutual_information.{name}", call, path, code, threads=256, voxels=1)
+
+
 def kernels() -> Iterator[Kernel]:
     """The kernels of the table; the calls that Triton's part has too have the same names there."""
     for window in range(3, _LARGEST_MARCH + 2, 2):
@@ -178,3 +192,4 @@ def kernels() -> Iterator[Kernel]:
     yield Kernel("gaussian_smooth.filter_rows", "sigma 1", header, f"filter_rows{types}", threads=128, voxels=8)
     yield Kernel("gaussian_smooth.filter_columns", "sigma 1", header, f"filter_columns{types}", threads=256, voxels=4)
     yield from _warp()
+    yield from _information()

@@ -78,5 +78,14 @@ void launch_finish(Launches& launches, const A* partials, const A* weights, int6
                divide_by, loss, divisor);
 }
 
+// The sum of a row of partials (rows, count) per block, in one order.
+template <class A>
+__global__ void __launch_bounds__(kFinishThreads) add_up_rows(const double* partials, int64_t count, A* sums) {
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kFinishThreads) total += partials[blockIdx.x * count + i];
+  total = block_sum(total);
+  if (threadIdx.x == 0) sums[blockIdx.x] = static_cast<A>(total);
+}
+
 }  // namespace cuda
 }  // namespace usreg

@@ -184,14 +184,5 @@ __global__ void __launch_bounds__(kWarpThreads, slopes_blocks<Real<T>>(kSums))
   }
 }
 
-// An element of the gradient to the affine per block: the sum of a row of partials, in one order.
-template <class R>
-__global__ void __launch_bounds__(kFinishThreads) warp_add_up(const double* partials, int64_t pieces, R* affine_grad) {
-  double total = 0;
-  for (int64_t i = threadIdx.x; i < pieces; i += kFinishThreads) total += partials[blockIdx.x * pieces + i];
-  total = block_sum(total);
-  if (threadIdx.x == 0) affine_grad[blockIdx.x] = static_cast<R>(total);
-}
-
 }  // namespace cuda
 }  // namespace usreg

@@ -128,7 +128,7 @@ void launch_slopes(TensorLaunches& launches, const WarpCall& call, const Modes& 
                    data<R>(grad), field_grad, mutable_data<double>(partials), pieces, offset);
       offset += slab.pieces.value;
     }
-    launches.run(warp_add_up<R>, elements, kFinishThreads, block_sum_bytes<double>(kFinishThreads),
+    launches.run(add_up_rows<R>, elements, kFinishThreads, block_sum_bytes<double>(kFinishThreads),
                  data<double>(partials), pieces, mutable_data<R>(*to_affine));
   });
 }

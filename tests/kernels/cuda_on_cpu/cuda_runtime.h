@@ -82,6 +82,10 @@ inline unsigned long long atomicAdd(unsigned long long* target, unsigned long lo
   return cuda_on_cpu_update(target, [=](auto before) { return before + value; });
 }
 
+inline unsigned atomicAdd(unsigned* target, unsigned value) {
+  return cuda_on_cpu_update(target, [=](auto before) { return before + value; });
+}
+
 inline unsigned long long atomicMax(unsigned long long* target, unsigned long long value) {
   return cuda_on_cpu_update(target, [=](auto before) { return before > value ? before : value; });
 }

@@ -1,4 +1,4 @@
-"""The compiled mutual information: C++ on CPUs (``csrc/cpu/mutual_information``).
+"""The compiled mutual information: C++ on CPUs and CUDA C++ on NVIDIA GPUs (``csrc/*/mutual_information``).
 
 Forward saves the derivative of each item's loss by its joint histogram, which backward looks up for every voxel, and
 the range of values: a few kilobytes, whatever the size of the images.
@@ -15,7 +15,7 @@ from usreg_kernels.ops.compiled import REDUCTION_CODES, CompiledBackend, only_ne
 from usreg_kernels.ops.operator import LIBRARY
 
 MOST_BINS = 256
-"""``kMostBins`` in ``csrc/cpu/mutual_information``."""
+"""``kMostBins`` and ``kInfoMostBins`` in ``csrc/*/mutual_information``."""
 
 LEAST_SIGMA = 0.05
 """``kLeastSigma`` there: the narrowest gaussian, in bins."""
@@ -34,16 +34,24 @@ LIBRARY.define(
 )
 
 
+def out_of_range(*, num_bins: int, kernel_type: str, sigma_ratio: float, **params: Any) -> str | None:
+    """Why no compiled backend takes these bins; None if all do."""
+    if num_bins > MOST_BINS:
+        return f"its histograms have up to {MOST_BINS} bins, and this one {num_bins}"
+    if kernel_type == "gaussian" and sigma_ratio < LEAST_SIGMA:
+        return f"its gaussians are at least {LEAST_SIGMA} bins wide, and this one is {sigma_ratio:g}"
+    return None
+
+
 class Native(CompiledBackend):
-    """Two passes over the images for the loss, one for the gradients; gaussian, one each."""
+    """Two passes over the images for the loss, one for the gradients; gaussian, one each.
+
+    On GPUs b-spline takes one more, for what comes through the ends of the range.
+    """
 
     def declines(self, tensors: Tensors, **params: Any) -> str | None:
         """Histograms lie in the cache."""
-        if params["num_bins"] > MOST_BINS:
-            return f"its histograms have up to {MOST_BINS} bins, and this one {params['num_bins']}"
-        if params["kernel_type"] == "gaussian" and params["sigma_ratio"] < LEAST_SIGMA:
-            return f"its gaussians are at least {LEAST_SIGMA} bins wide, and this one is {params['sigma_ratio']:g}"
-        return super().declines(tensors, **params)
+        return out_of_range(**params) or super().declines(tensors, **params)
 
     def forward(
         self,
