@@ -112,7 +112,7 @@ def prepare_stages(stages: Sequence[Stage], fixed: Side, moving: Side, deformed:
             work.append(Work(number, stage))
             continue
         where = f"stage {number} ({stage.stage})"
-        similarity = Similarity(stage.loss, fixed, moving, stage.labels_weight or 0.0, where)
+        similarity = Similarity(stage.loss, fixed, moving, stage.labels_weight or 0.0, where, bool(stage.mask_margin))
         work.append(Work(number, stage, similarity))
         similarity.try_out(work[-1].needs(fixed), max(stage.levels))
     return work
@@ -178,7 +178,10 @@ def _run_stage(state: State, work: Work, count: _Counter) -> Losses:
 
 def _levels(stage: IterativeStage, loss: Similarity, fixed: Side, moving: Side) -> tuple[list[Level], list[Level]]:
     """Both sides on the stage's levels, with the channels that its loss compares."""
-    return loss.described(fixed.levels(stage.levels)), loss.described(moving.levels(stage.levels, moving=True))
+    return (
+        loss.described(fixed.levels(stage.levels), fixed.mask is not None),
+        loss.described(moving.levels(stage.levels, moving=True), moving.mask is not None),
+    )
 
 
 def _placed(stage: PlacingStage, fixed: Side, moving: Side, affine: Affine) -> Affine:
