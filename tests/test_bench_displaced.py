@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from bench import displaced, similarity_pictures
-from bench.displaced import LARGEST, ROWS, SMALLEST, STAGE, displacements, tre
+from bench.displaced import BLOCK, LARGEST, PAGE, ROWS, SMALLEST, STAGE, block, displacements, tre
 from bench.lc2 import LC2Loss
+from bench.report import fill
 from usreg.registration.stages import load_stages
 from usreg_kernels import gaussian_smooth
 
@@ -53,6 +55,12 @@ def test_the_table_has_a_row_per_loss(
     assert lines[3] == "| lncc | 5.00 | 5.00 | 8.00 | 0 of 4 | 1 of 4 | 2.00 |"
     with pytest.raises(SystemExit, match="is of other starts: 4 of seed 0"):
         displaced.main(["nowhere", "--count", "5", "--rows", "mind", "--out", str(out)])
+
+
+def test_published_registrations_are_those_of_committed_results() -> None:
+    text = PAGE.read_text()
+    (source,) = re.findall(r"\(\[all registrations\]\(([^)]+)\)\)", text)
+    assert fill(text, {BLOCK: block((PAGE.parent / source).resolve())}) == text
 
 
 def test_lc2_is_1_where_the_image_and_its_edges_explain_the_ultrasound() -> None:
