@@ -32,8 +32,8 @@ from bench.tables import table
 from usreg.io import read_landmarks
 from usreg.io.transforms import read_transform, write_affine
 from usreg.io.writing import write_volume
-from usreg.registration.inputs import read_pair
-from usreg.registration.stages import load_stages
+from usreg.registration.inputs.given import read_pair
+from usreg.registration.stages.settings import load_stages
 from usreg.spatial import Affine
 
 Points = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from usreg.registration.similarity import with_margin
+from usreg.registration.stages.similarity import with_margin
 from usreg_kernels import gaussian_smooth, lncc_loss, mind_loss, mutual_information_loss
 
 PATH = Path(__file__).parents[1] / "docs" / "images" / "similarities.png"

@@ -13,7 +13,7 @@ from bench import displaced, similarity_pictures
 from bench.displaced import BLOCK, LARGEST, PAGE, ROWS, SMALLEST, STAGE, block, displacements, tre
 from bench.lc2 import LC2Loss
 from bench.report import fill
-from usreg.registration.stages import load_stages
+from usreg.registration.stages.settings import load_stages
 from usreg_kernels import gaussian_smooth
 
 

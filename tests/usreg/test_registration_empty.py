@@ -8,12 +8,12 @@ import torch
 
 import usreg
 from usreg.errors import ConfigError, DataError
-from usreg.registration.inputs import with_data
-from usreg.registration.levels import Level
-from usreg.registration.preparing import Volume
-from usreg.registration.sides import Side
-from usreg.registration.similarity import LOST, Similarity, with_margin
-from usreg.registration.stages import load_stages
+from usreg.registration.inputs.given import with_data
+from usreg.registration.inputs.preparing import Volume
+from usreg.registration.inputs.sides import Side
+from usreg.registration.stages.levels import Level
+from usreg.registration.stages.settings import load_stages
+from usreg.registration.stages.similarity import LOST, Similarity, with_margin
 from usreg.spatial import Grid
 from usreg_kernels import gaussian_smooth
 
