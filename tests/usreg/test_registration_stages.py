@@ -518,6 +518,7 @@ def test_a_loss_of_the_users_own_registers(tmp_path: Path, monkeypatch: pytest.M
         ("landmarks_model=spline", "landmarks_model .* must be one of rigid, affine"),
         ("window=[400,-1000]", "window .* must be two numbers, the smaller one first"),
         ("moving_window=[1]", "moving_window .* must be two numbers"),
+        ("fixed_empty=.inf", "fixed_empty on the command line is inf; it must be a finite number"),
         ("nan=ignore", "nan .* must be one of error, fill, mask"),
         ("modalities=other", "modalities .* must be one of same, different"),
         ("header=aform", "header .* must be one of sform, qform"),

@@ -78,6 +78,12 @@ class LNCCImageLoss(nn.Module):
             smooth_dr=smooth_dr,
         )
 
+    @property
+    def reach(self) -> int:
+        """How many voxels away along an axis a value of the image still counts."""
+        size = self.lncc.kernel_size
+        return (size if isinstance(size, int) else max(size)) // 2
+
     def forward(self, warped: torch.Tensor, fixed: torch.Tensor, *, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The loss of ``warped`` and ``fixed``, each (B, C, D, H, W), as a float32 scalar.
 

@@ -55,6 +55,11 @@ class MINDImageLoss(nn.Module):
         """
         return weighted_sum(warped, (self.mind_weight, lambda: self.mind(*to_common_dtype(warped, fixed), mask)))
 
+    @property
+    def reach(self) -> int:
+        """How many voxels away along an axis a value of the image still counts."""
+        return self.mind.radius + self.mind.dilation
+
     def descriptor(self, image: torch.Tensor) -> torch.Tensor:
         """The descriptor of an image (B, C, D, H, W), (B, 12 C, D, H, W); in 2-D of 4 C channels."""
         return mind_ssc(image, radius=self.mind.radius, dilation=self.mind.dilation)

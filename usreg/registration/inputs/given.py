@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from numpy.typing import ArrayLike
+from scipy import ndimage
 
 from ...config.checks import available_devices
 from ...errors import ConfigError, DataError, UsageError
@@ -30,6 +31,9 @@ from .sides import flat_axis
 ImageLike: TypeAlias = "str | Path | Volume | MetaTensor | tuple[ArrayLike, ArrayLike]"
 """A file; a :class:`Volume`; MONAI's tensor (C, X, Y, Z); or an array (X, Y), (X, Y, Z) or (C, X, Y, Z) with its affine
 (4, 4), from indices in the order of the array's axes to mm, RAS."""
+
+GAP = 3
+"""Half the width, in voxels, of gaps between voxels with data that count as data too."""
 
 PointsLike: TypeAlias = "str | Path | ArrayLike"
 """A file of landmarks, or an array (N, 3)."""
@@ -95,6 +99,9 @@ def read_pair(
         volumes[side], valid = _finite(side, *_read(side, image, config), config.nan)
         if valid is not None and config.nan == "mask":
             volumes[key] = _common_mask(volumes.get(key), valid)
+        empty = getattr(config, f"{side}_empty")
+        if empty is not None:
+            volumes[key] = _common_mask(volumes.get(key), with_data(side, volumes[side], empty))
     volumes |= _labels(config, fixed_label, moving_label)
     points: dict[str, Any] = {}
     for side, landmarks in (("fixed", fixed_landmarks), ("moving", moving_landmarks)):
@@ -190,6 +197,33 @@ def _common_mask(mask: Volume | None, valid: Volume) -> Volume:
         return valid
     there = resample((mask.voxels > 0).float(), mask.grid, valid.grid, padding_mode="zeros") >= 0.5
     return Volume(valid.voxels * there, valid.grid)
+
+
+def with_data(side: str, image: Volume, empty: float) -> Volume:
+    """(1, D, H, W), 1 where an image holds data: not where all channels have the value ``empty``.
+
+    Single voxels and gaps of that value up to ``2 * GAP`` voxels wide hold data too, such as a shadow or a cyst in
+    ultrasound.
+
+    Raises:
+        DataError: no voxel has that value, or nearly all have it.
+    """
+    there = (image.voxels != empty).any(dim=0)
+    if bool(there.all()):
+        lowest = float(image.voxels.min())
+        raise DataError(
+            f"{side}_empty is {empty:g}, and no voxel of the {side} image has that value; its lowest one is "
+            f"{lowest:g}. Give the value of the voxels without data, or leave the key out"
+        )
+    wide = [GAP if length > 1 else 0 for length in there.shape]
+    axes = tuple(slice(None) if width else slice(GAP, GAP + 1) for width in wide)
+    ball = ndimage.iterate_structure(ndimage.generate_binary_structure(3, 1), GAP)
+    padded = np.pad(there.numpy(), [(width, width) for width in wide])
+    closed = ndimage.binary_closing(padded, ball[axes])
+    inner = torch.from_numpy(closed[tuple(slice(width, width + n) for width, n in zip(wide, there.shape, strict=True))])
+    if not bool(inner.any()):
+        raise DataError(f"{side}_empty is {empty:g}, and all voxels of the {side} image have that value")
+    return Volume(inner[None].float(), image.grid)
 
 
 def _points(given: PointsLike, grid: Grid, space: str | None) -> Points:

@@ -113,7 +113,7 @@ def prepare_stages(stages: Sequence[Stage], fixed: Side, moving: Side, deformed:
             work.append(Work(number, stage))
             continue
         where = f"stage {number} ({stage.stage})"
-        similarity = Similarity(stage.loss, fixed, moving, stage.labels_weight or 0.0, where)
+        similarity = Similarity(stage.loss, fixed, moving, stage.labels_weight or 0.0, where, bool(stage.mask_margin))
         work.append(Work(number, stage, similarity))
         similarity.try_out(work[-1].needs(fixed), max(stage.levels))
     return work

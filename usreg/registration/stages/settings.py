@@ -52,6 +52,7 @@ class IterativeStage:
     iterations: list[int] = field(default_factory=lambda: [100, 70, 30])
     loss: dict[str, Any] = field(default_factory=dict)
     labels_weight: float | None = None
+    mask_margin: bool | None = None
     step: float = 0.5
     tolerance: float = 1e-7
     seconds: float | None = None
@@ -107,6 +108,10 @@ class RegisterConfig:
         quantiles: of the intensities that become 0 and 1; what lies beyond is cut off.
         window: the intensities that become 0 and 1, in place of quantiles; for CT in Hounsfield units.
         fixed_quantiles, moving_quantiles, fixed_window, moving_window: the same for one of the images only.
+        fixed_empty, moving_empty: the intensity of voxels that hold no data, such as those around the cone of an
+            ultrasound volume: they are left out as by a mask. None where all voxels hold data.
+        mask_margin: whether a voxel counts only where all that the loss compares there lies inside the masks, of stages
+            that do not say it.
         nan: what NaN in an image is: ``error``; ``fill``, the lowest value; ``mask``, the same and left out by a mask.
         header: which form of a NIfTI header counts where it has two: ``sform`` or ``qform``.
         modalities: of the two images: ``same``; or ``different``, such as CT and MR: linear stages that have no loss of
@@ -127,6 +132,9 @@ class RegisterConfig:
     moving_quantiles: list[float] | None = None
     fixed_window: list[float] | None = None
     moving_window: list[float] | None = None
+    fixed_empty: float | None = None
+    moving_empty: float | None = None
+    mask_margin: bool = False
     nan: str = "error"
     header: str | None = None
     modalities: str = "same"
@@ -174,6 +182,10 @@ def checked_stages(config: RegisterConfig, source: Source) -> list[Stage]:
         _check_rising(key, getattr(config, key), 0, 1, "two numbers from 0 to 1", source)
     for key in ("window", "fixed_window", "moving_window"):
         _check_rising(key, getattr(config, key), -math.inf, math.inf, "two numbers", source)
+    for key in ("fixed_empty", "moving_empty"):
+        value = getattr(config, key)
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{key} {source.of(key)} is {value}; it must be a finite number, or null")
     _check_numbers(config, "", source)
     if not config.stages:
         raise ConfigError(f"stages is empty in {source.file}; it needs one stage or more: {', '.join(STAGES)}")
@@ -234,6 +246,8 @@ def _stage(number: int, given: Any, config: RegisterConfig, source: Source) -> S
     values["loss"] = checked_component(f"{key}.loss", loss, LOSS_REGISTRY, source)
     if values["labels_weight"] is None:
         values["labels_weight"] = config.labels_weight
+    if values["mask_margin"] is None:
+        values["mask_margin"] = config.mask_margin
     stage = schema(**values)
     _check_numbers(stage, f"{key}.", source)
     return stage

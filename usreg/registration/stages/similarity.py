@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from usreg_kernels.ops.mind_ssc.pairs import pairs
 
@@ -18,6 +19,9 @@ from ...losses.mind_dice import MINDWithDice
 from ..inputs.sides import Side, flat_axis
 from .levels import Level
 from .overlap import Overlap
+
+LOST = 0.75
+"""The most of a mask that its margin may take."""
 
 LABELS = (*WARPED_LABEL, "fixed_label")
 """Parameters of a loss that compares labels."""
@@ -39,18 +43,26 @@ class Similarity:
         fixed, moving: the two sides; only their shapes are looked at.
         labels_weight: of the soft Dice of the labels.
         where: of the stage, for messages.
+        mask_margin: whether masks lose a margin as wide as the loss sees, see :func:`with_margin`.
 
     Raises:
         ConfigError: the loss cannot be built, or does not take what it would need to.
     """
 
     def __init__(
-        self, section: Mapping[str, Any], fixed: Side, moving: Side, labels_weight: float = 0.0, where: str = "stage"
+        self,
+        section: Mapping[str, Any],
+        fixed: Side,
+        moving: Side,
+        labels_weight: float = 0.0,
+        where: str = "stage",
+        mask_margin: bool = False,
     ) -> None:
         self.flat = flat_axis(fixed.grid)
         dims = 3 if self.flat is None else 2
         loss = build_loss(section, spatial_dims=dims)
         self.channels = self.image_channels = len(fixed.image)
+        self.margin = max(getattr(part, "reach", 0) for part in loss.modules()) if mask_margin else 0
         self.mind: MINDImageLoss | None = None
         if isinstance(loss, MINDImageLoss | MINDWithDice):
             self.mind = loss if isinstance(loss, MINDImageLoss) else loss.image_loss
@@ -104,8 +116,9 @@ class Similarity:
         Args:
             factors: see :meth:`Side.levels`.
         """
-        targets = self.described(fixed.levels(factors, labels=self.packs_labels))
-        sources = self.described(moving.levels(factors, moving=True, labels=self.packs_labels))
+        has_fixed, has_moving = self.masks
+        targets = self.described(fixed.levels(factors, labels=self.packs_labels), has_fixed)
+        sources = self.described(moving.levels(factors, moving=True, labels=self.packs_labels), has_moving)
         if self.labels_weight:
             labels = zip(fixed.label_levels(factors), moving.label_levels(factors, moving=True), strict=True)
             sources = [
@@ -114,12 +127,15 @@ class Similarity:
             ]
         return targets, sources
 
-    def described(self, levels: Sequence[Level]) -> list[Level]:
+    def described(self, levels: Sequence[Level], has_mask: bool) -> list[Level]:
         """The levels of a side with the channels that the loss compares: of ``mind``, descriptors for the image's.
 
         Args:
             levels: of packed channels (1, C, D, H, W).
+            has_mask: whether the side has a mask, which then loses its margin.
         """
+        if has_mask and self.margin:
+            levels = [Level(self._without_margin(level.image), level.grid) for level in levels]
         if self.mind is None:
             return list(levels)
         found = []
@@ -130,6 +146,11 @@ class Similarity:
                 descriptor = descriptor.unsqueeze(2 + self.flat)
             found.append(Level(torch.cat([descriptor, rest], dim=1), level.grid))
         return found
+
+    def _without_margin(self, packed: torch.Tensor) -> torch.Tensor:
+        first, last = self.image_channels, self.image_channels + 1
+        mask = with_margin(packed[:, first:last], self.margin)
+        return torch.cat([packed[:, :first], mask, packed[:, last:]], dim=1)
 
     def plane(self, volume: torch.Tensor) -> torch.Tensor:
         """(1, C, D, H, W) of one slice as (1, C, H, W)."""
@@ -151,7 +172,7 @@ class Similarity:
         Raises:
             ConfigError: the loss raises a ValueError or TypeError, or returns something else than a finite number.
         """
-        image = self.described(fixed.levels([factor], labels=self.packs_labels))[0].image
+        image = self.described(fixed.levels([factor], labels=self.packs_labels), self.masks[0])[0].image
         parts = [image[:, : self.channels], image[:, self.channels + self.masks[0] :]]
         if self.masks[1]:
             parts.insert(1, torch.ones_like(image[:, :1]))
@@ -165,3 +186,24 @@ class Similarity:
             raise ConfigError(f"{self.where}: the loss must return one number to minimise, not {given}")
         if not bool(value.isfinite()):
             raise ConfigError(f"{self.where}: the loss of the fixed image with itself is {float(value)}")
+
+
+def with_margin(mask: torch.Tensor, margin: int) -> torch.Tensor:
+    """A mask without its outermost voxels: 0 where a voxel outside of the mask or the image is nearer than the margin.
+
+    The margin is narrower where the mask would lose more than :data:`LOST` of its sum, as on coarse levels.
+
+    Args:
+        mask: (1, 1, D, H, W) from 0 to 1.
+        margin: voxels along each axis; axes of one voxel have none.
+    """
+    found, least = mask, (1 - LOST) * float(mask.sum())
+    widths = [0 if length == 1 else 1 for length in mask.shape[2:]]
+    pad = [width for axis in reversed(widths) for width in (axis, axis)]
+    for _ in range(margin):
+        padded = functional.pad(found, pad)
+        smaller = -functional.max_pool3d(-padded, [2 * width + 1 for width in widths], stride=1)
+        if float(smaller.sum()) < least:
+            break
+        found = smaller
+    return found
