@@ -179,7 +179,7 @@ def test_impossible_values(tiny_file: Path, override: str, message: str) -> None
         load_config(tiny_file, [override])
 
 
-def test_the_strongest_deformation_does_not_fold() -> None:
+def test_the_strongest_deformation_can_be_undone() -> None:
     rng = np.random.default_rng(0)
     dataset = Augmented(Blobs(), AugmentationConfig(deformation=2, deformation_spacing=8), seed=0)
     for _ in range(3):
