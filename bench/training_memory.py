@@ -98,12 +98,13 @@ def _entry(line: str) -> Entry:
 
 
 def table(entries: Iterable[Entry]) -> str:
-    """Markdown: a row per model and size, a column per way, in GB (10^9 bytes)."""
+    """Markdown: a row per model and size, a column per way that was measured, in GB (10^9 bytes)."""
     found = {(entry.model, entry.size, entry.way): entry for entry in entries}
-    lines = [f"| model | size | {' | '.join(WAYS)} |", f"|---|---|{'---:|' * len(WAYS)}"]
+    ways = [way for way in WAYS if any(way == entry.way for entry in found.values())]
+    lines = [f"| model | size | {' | '.join(ways)} |", f"|---|---|{'---:|' * len(ways)}"]
     for model in MODELS:
         for size in SIZES:
-            row = [found.get((model, size, way)) for way in WAYS]
+            row = [found.get((model, size, way)) for way in ways]
             if any(row):
                 name = " with `".join(f"{word}`" for word in model.split())
                 lines.append(f"| `{name} | {' x '.join(map(str, size))} | {' | '.join(map(_cell, row))} |")

@@ -108,16 +108,15 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 
 
 def test_autocast_reaches_the_second_pass() -> None:
-    """The bits of bfloat16 convolutions change from run to run, so that these gradients are equal to rounding."""
-    gradients = []
-    for checkpointing in (False, True):
-        network = model("voxelmorph3d", checkpointing)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            ddf = network(*pair("voxelmorph3d"))[1]
-        ddf.square().mean().backward()
-        gradients.append([p.grad for p in network.parameters()])
-    for without, with_it in zip(*gradients, strict=True):
-        assert (without - with_it).abs().max() <= 2**-8 * without.abs().max()
+    network = model("voxelmorph3d", True)
+    types = []
+    network.get_submodule("network.net.1.final_conv_0.conv").register_forward_hook(
+        lambda _module, _arguments, result: types.append(result.dtype)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ddf = network(*pair("voxelmorph3d"))[1]
+    ddf.square().mean().backward()
+    assert types == [torch.bfloat16, torch.bfloat16]
 
 
 def test_a_part_is_checkpointed_once() -> None:
