@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from usreg.config import Config, OptimizerConfig, TensorBoardConfig, TrainingConfig, WandbConfig
+from usreg.config import AugmentationConfig, Config, OptimizerConfig, TensorBoardConfig, TrainingConfig, WandbConfig
 from usreg.datasets import DATASET_REGISTRY
 from usreg.losses import LOSS_REGISTRY
 from usreg.metrics import METRIC_REGISTRY
@@ -21,7 +21,9 @@ GIVEN_BY_THE_LOOP = {"split"}
 DROP_RATES = {"drop_rate", "attn_drop_rate", "dropout_path_rate"}  # "drop rates" in the table
 
 
-@pytest.mark.parametrize("section", [Config, OptimizerConfig, TrainingConfig, TensorBoardConfig, WandbConfig])
+@pytest.mark.parametrize(
+    "section", [Config, AugmentationConfig, OptimizerConfig, TrainingConfig, TensorBoardConfig, WandbConfig]
+)
 def test_every_key_of_the_config_is_documented(section: type) -> None:
     missing = [
         f.name for f in fields(section) if f"{f.name}`" not in CONFIGURATION and f"{f.name}." not in CONFIGURATION

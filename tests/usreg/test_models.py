@@ -218,7 +218,7 @@ def test_impossible_values(name: str, keys: dict[str, Any], message: str) -> Non
 
 
 def test_defaults_are_those_of_the_reference() -> None:
-    warp_keys = {"warp_mode": "bilinear", "warp_padding_mode": "border"}
+    shared = {"warp_mode": "bilinear", "warp_padding_mode": "border", "checkpointing": False}
     reference: dict[str, dict[str, Any]] = {
         "globalnet3d": {"num_channel_initial": 16, "depth": 3},
         "localnet3d": {
@@ -258,7 +258,7 @@ def test_defaults_are_those_of_the_reference() -> None:
     }
     for name, defaults in reference.items():
         parameters = MODEL_REGISTRY.accepted(name).parameters
-        assert {key: p.default for key, p in parameters.items() if key != "image_size"} == {**defaults, **warp_keys}
+        assert {key: p.default for key, p in parameters.items() if key != "image_size"} == {**defaults, **shared}
 
 
 @pytest.mark.parametrize(

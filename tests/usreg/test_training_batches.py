@@ -80,3 +80,12 @@ def test_loading_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     assert len([batch["x"] for batch in batches.epoch(0)]) == 3
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_counting_goes_on_from_epoch_to_epoch() -> None:
+    """In the same order, so that an augmented dataset knows the epoch, whatever process reads the sample."""
+    plain, counting = (EpochBatches(5, 2, seed=1, counting=counting) for counting in (False, True))
+    for epoch in range(3):
+        for sampler in (plain, counting):
+            sampler.set_epoch(epoch, start=1)
+        assert [[number - 5 * epoch for number in batch] for batch in counting] == list(plain)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .loading import config_of, load_config, save_config
-from .schema import Config, OptimizerConfig, TensorBoardConfig, TrainingConfig, WandbConfig
+from .schema import AugmentationConfig, Config, OptimizerConfig, TensorBoardConfig, TrainingConfig, WandbConfig
 
 __all__ = [
+    "AugmentationConfig",
     "Config",
     "OptimizerConfig",
     "TensorBoardConfig",

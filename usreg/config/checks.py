@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 AMP_DTYPES = ("float16", "bfloat16")
 LARGEST_STABLE_LR = 1e-3
+NO_FOLDING = 0.25
+"""Displacement of control points, in their distances, at which a cubic B-spline in 3-D is far from folding, which may
+begin at 1 / 2.48 (Choi and Lee, Graphical Models 62, 2000)."""
 
 PROVIDED = {"dataset": ("split", "image_size"), "model": ("image_size",), "loss": ()}
 """Arguments that the program passes to the factories of a kind, so that a section need not give them."""
@@ -225,6 +228,14 @@ def check_values(config: Config, source: Source) -> None:
         known = registry_of("metric")
         require(name in known, "training.metric_every", name, f"a metric: {', '.join(known)}")
         require(every >= 1, f"training.metric_every.{name}", every, "an integer of at least 1")
+    changes = config.augmentation
+    require(0 <= changes.probability <= 1, "augmentation.probability", changes.probability, "from 0 to 1")
+    for key in ("rotation", "scaling", "translation", "deformation", "gamma", "noise_std"):
+        require(0 <= getattr(changes, key) < math.inf, f"augmentation.{key}", getattr(changes, key), "0 or more")
+    require(set(changes.flip) <= {0, 1, 2}, "augmentation.flip", changes.flip, "a list of axes: 0 (z), 1 (y), 2 (x)")
+    folds = changes.deformation > changes.deformation_spacing * NO_FOLDING or changes.deformation_spacing <= 0
+    valid = f"at least {1 / NO_FOLDING:g} times augmentation.deformation, so that nothing folds, and above 0"
+    require(not folds, "augmentation.deformation_spacing", changes.deformation_spacing, valid)
     if training.resume is not None and training.init_from is not None and training.resume != "auto":
         raise ConfigError("training.resume goes on with a run, training.init_from begins another one: give one of them")
     if training.resume is not None and training.resume.lower() in ("", "none"):

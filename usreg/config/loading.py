@@ -33,7 +33,7 @@ COMPONENTS = {
 }  # fmt: skip
 """The sections that name a component, and the kind of registry each looks its name up in."""
 
-SECTIONS = ("wandb", "tensorboard", "optimizer", "training")
+SECTIONS = ("wandb", "tensorboard", "augmentation", "optimizer", "training")
 """The sections with fixed keys."""
 
 

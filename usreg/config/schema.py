@@ -91,6 +91,32 @@ class TrainingConfig:
 
 
 @dataclass
+class AugmentationConfig:
+    """Random changes of the training samples; nothing by default."""
+
+    probability: float = 1.0
+    """Share of the samples that are changed."""
+    separate: bool = False
+    """Give the moving image a map and a deformation of its own, in place of those of the fixed one."""
+    flip: list[int] = field(default_factory=list)
+    """Axes (0 = z, 1 = y, 2 = x) along which both images are mirrored in half of the samples."""
+    rotation: float = 0.0
+    """Largest angle about each axis, in degrees."""
+    scaling: float = 0.0
+    """Largest factor along each axis, beyond 1: 0.1 is from 1 / 1.1 to 1.1."""
+    translation: float = 0.0
+    """Largest shift along each axis, in voxels."""
+    deformation: float = 0.0
+    """Largest displacement of a control point of a smooth deformation along each axis, in voxels."""
+    deformation_spacing: float = 32.0
+    """Distance of its control points, in voxels; at least four times ``deformation``."""
+    gamma: float = 0.0
+    """Largest power of the intensities, beyond 1: 0.3 is from 1 / 1.3 to 1.3; for each image by itself."""
+    noise_std: float = 0.0
+    """Standard deviation of Gaussian noise."""
+
+
+@dataclass
 class Config:
     """A whole run. Component sections are plain dictionaries: ``name`` plus the keys of that name's factory."""
 
@@ -110,6 +136,8 @@ class Config:
     """The training set."""
     val_dataset: dict[str, Any] = field(default_factory=dict)
     """The validation set; may be left out where ``training.val_every`` is 0."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Random changes of the training samples."""
     model: dict[str, Any] = MISSING
     """The network that maps (moving, fixed) to (warped, ddf)."""
     loss: dict[str, Any] = MISSING

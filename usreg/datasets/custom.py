@@ -19,6 +19,7 @@ from ..spatial import Grid
 from . import custom_options as options
 from .case_checks import check_case, world_landmarks
 from .case_files import SIDES, CaseFiles, at
+from .disk_cache import DiskCache, Prepared
 from .intensities import IntensityRule, note_shared_modality
 from .labels import LabelMap, load_labels, load_mask
 from .reading import NanRule, Reading, valid_on_grid
@@ -64,6 +65,7 @@ class CustomDataset(Dataset[Sample]):
     Construction checks all headers first, then reads every file once, whole: nothing shorter finds a compressed file
     that is cut short. The price is one pass over the data before training. Samples are kept in memory, up to 2 GiB
     (divided among the workers where they cannot share the parent's), so that later passes read only what did not fit.
+    With ``cache_dir`` they are also kept on disk, which serves later runs: only what changed since is read.
 
     Args:
         json_file: the manifest.
@@ -87,6 +89,7 @@ class CustomDataset(Dataset[Sample]):
             ``qform``. None takes the sform if it is set, else the qform, and warns.
         nan: what NaN in a volume is: ``error``; ``fill``, background: the lowest value of an image, 0 of a label or
             mask; or ``mask``, background that ``moving_mask`` and ``fixed_mask``, then in every sample, leave out.
+        cache_dir: folder of prepared samples, see :class:`usreg.datasets.disk_cache.DiskCache`; None for none.
         preprocess_style: ``multigradicon``, the only one: what is described here.
         roi_from_labels, roi_margin, roi_reference, intensity_lower, intensity_upper, intensity_clip: of older files;
             they do nothing, which the log says once.
@@ -114,6 +117,7 @@ class CustomDataset(Dataset[Sample]):
         labels: Sequence[int] | None = None,
         header: HeaderChoice | None = None,
         nan: NanRule = "error",
+        cache_dir: str | None = None,
         preprocess_style: str = "multigradicon",
         split: str = "train",
         *,
@@ -155,10 +159,11 @@ class CustomDataset(Dataset[Sample]):
         self.reading = Reading(header, nan)
         self._cache = SampleCache(_CACHE_BYTES)
         self._said: set[str] = set()
-        self._prepare(Path(json_file).expanduser(), check_split(split))
+        self._disk: DiskCache | None = None
+        self._prepare(Path(json_file).expanduser(), check_split(split), cache_dir)
 
-    def _prepare(self, json_path: Path, split: str) -> None:
-        """Check all headers, then read every file once."""
+    def _prepare(self, json_path: Path, split: str, cache_dir: str | None) -> None:
+        """Check all headers, then read every file once that the cache does not have."""
         self._cases = read_manifest(json_path, split)
         self._optional_keys = {key for key in OPTIONAL if any(case.has(key) for case in self._cases)}
         if self.reading.nan == "mask":
@@ -170,6 +175,9 @@ class CustomDataset(Dataset[Sample]):
             self._note_boxes(split)
         if self.intensity_rule is not None:
             note_shared_modality(self._cases)
+        if cache_dir is not None:
+            rules = (self.grid_rule, self.intensity_rule, self.reading, self.landmarks_space, self.labels, self.shared)
+            self._disk = DiskCache(Path(cache_dir).expanduser(), (*rules, sorted(self._optional_keys)))
         logger.info("%s: reading and checking the %d cases of '%s'", json_path, len(self._cases), split)
         each_case(json_path, range(len(self._cases)), self._cached)
 
@@ -183,7 +191,11 @@ class CustomDataset(Dataset[Sample]):
     def _cached(self, index: int) -> Sample:
         sample = self._cache.get(index)
         if sample is None:
-            sample = self._load(self._cases[index])
+            case = self._cases[index]
+            prepared = self._load(case) if self._disk is None else self._disk.get_or(case, self._load)
+            for remark in prepared.remarks:
+                self._say(remark)
+            sample = prepared.sample | {"case": case.name, "metadata": dict(case.metadata)}
             self._cache.put(index, sample)
         return sample
 
@@ -211,7 +223,7 @@ class CustomDataset(Dataset[Sample]):
             spaced = self.grid_rule.spacing is not None
             logger.warning("%s", describe_boxes(split, apart, len(self._cases), spaced))
 
-    def _load(self, case: Case) -> Sample:
+    def _load(self, case: Case) -> Prepared:
         sample: Sample = {}
         files = CaseFiles(case, self.reading, keep=self.grid_rule.reference)
         grids = self.grid_rule.grids(files)
@@ -222,8 +234,7 @@ class CustomDataset(Dataset[Sample]):
             sample[f"{prefix}spacing"] = torch.from_numpy(grid.spacing.astype(np.float32))
             self._add_mask(sample, files, side, grid)
             self._add_points(sample, files, side, grid)
-        self._add_labels(sample, files, grids)
-        return sample | {"case": case.name, "metadata": dict(case.metadata)}
+        return Prepared(sample, self._add_labels(sample, files, grids))
 
     def _add_image(self, sample: Sample, files: CaseFiles, side: str, grid: Grid) -> None:
         volume, source = files.volume(side)
@@ -233,17 +244,18 @@ class CustomDataset(Dataset[Sample]):
                 image = self.intensity_rule.scaled(image, files.case, side, inside(source, grid))
         sample[side] = image
 
-    def _add_labels(self, sample: Sample, files: CaseFiles, grids: Mapping[str, Grid]) -> None:
+    def _add_labels(self, sample: Sample, files: CaseFiles, grids: Mapping[str, Grid]) -> Sequence[str]:
+        """Add both labels; what is to be said of them."""
         keys = [f"{side}_label" for side in grids]
         if all(map(files.case.has, keys)):
             found = load_labels(files, grids, self.labels, nearest=self.shared)
             sample |= found.by_key
             sample["moving_label_lost"] = found.lost["moving_label"]
-            for remark in found.warnings:
-                self._say(remark)
-        elif not self._optional_keys.isdisjoint(keys):
+            return found.warnings
+        if not self._optional_keys.isdisjoint(keys):
             sample |= {key: torch.zeros(1, *self.image_size) for key in keys}
             sample["moving_label_lost"] = torch.zeros(1, dtype=torch.bool)
+        return ()
 
     def _say(self, remark: str) -> None:
         """Warn once of what is found in the voxels: a case whose sample is not kept is read again and again."""

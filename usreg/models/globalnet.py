@@ -10,6 +10,7 @@ from monai.networks.nets.regunet import GlobalNet
 from torch import nn
 
 from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, padded_size, zero_init
+from .checkpointing import checkpoint_parts
 from .utils import register_model
 
 PACE = 0.1
@@ -80,6 +81,7 @@ class GlobalNetModel(RegistrationModel):
         image_size: (D, H, W); the fully connected head ties the network to it.
         num_channel_initial: channels of the first level, doubled at each further one.
         depth: number of times that the image is halved.
+        checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
 
@@ -88,6 +90,7 @@ class GlobalNetModel(RegistrationModel):
         image_size: Sequence[int],
         num_channel_initial: int = 16,
         depth: int = 3,
+        checkpointing: bool = False,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
@@ -100,6 +103,8 @@ class GlobalNetModel(RegistrationModel):
             depth=depth,
         )
         normalise_each_sample(network)
+        if checkpointing:
+            checkpoint_parts([*network.encode_convs, network.bottom_block])
         super().__init__(network, multiple=2**depth, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
         self.image_size = tuple(image_size)
 
@@ -118,9 +123,10 @@ def create_globalnet3d(
     image_size: Sequence[int],
     num_channel_initial: int = 16,
     depth: int = 3,
+    checkpointing: bool = False,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
 ) -> nn.Module:
     """Affine registration by MONAI's GlobalNet."""
-    return GlobalNetModel(image_size, num_channel_initial, depth, warp_mode, warp_padding_mode)
+    return GlobalNetModel(image_size, num_channel_initial, depth, checkpointing, warp_mode, warp_padding_mode)

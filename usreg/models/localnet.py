@@ -9,6 +9,7 @@ from monai.networks.nets.regunet import LocalNet
 from torch import nn
 
 from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, check_out_channels, zero_init
+from .checkpointing import checkpoint_parts
 from .utils import register_model
 
 DEPTH = 3
@@ -23,6 +24,7 @@ def create_localnet3d(
     out_channels: int = 3,
     pooling: bool = True,
     concat_skip: bool = False,
+    checkpointing: bool = False,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
@@ -37,6 +39,7 @@ def create_localnet3d(
         out_channels: 3, the components of the field.
         pooling: halve by maxima; false: by convolutions.
         concat_skip: put the encoder's features beside the decoder's; false: add them.
+        checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     check_in_channels(in_channels)
@@ -56,6 +59,8 @@ def create_localnet3d(
     network.output_block.mode = "trilinear"
     network.output_block.align_corners = False
     zero_init(network.output_block)
+    if checkpointing:
+        checkpoint_parts([*network.encode_convs, network.bottom_block, *network.decode_deconvs, *network.decode_convs])
     return RegistrationModel(
         network, multiple=2 ** max(levels), warp_mode=warp_mode, warp_padding_mode=warp_padding_mode
     )

@@ -8,6 +8,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR
 from torch import nn
 
 from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, zero_init
+from .checkpointing import checkpoint_parts
 from .utils import register_model
 
 MULTIPLE = 32
@@ -25,6 +26,7 @@ def create_transmorph3d(
     attn_drop_rate: float = 0.0,
     dropout_path_rate: float = 0.0,
     use_checkpoint: bool = False,
+    checkpointing: bool = False,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
@@ -37,7 +39,8 @@ def create_transmorph3d(
         num_heads: attention heads of each of the four levels.
         window_size: side of the attention windows, in tokens; one for all axes or one per axis.
         drop_rate, attn_drop_rate, dropout_path_rate: dropout of features, attention weights and whole blocks.
-        use_checkpoint: recompute activations in the backward pass, to save memory.
+        use_checkpoint: as ``checkpointing``, of the attention blocks only.
+        checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`; of all blocks.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     check_at_least_one(feature_size=feature_size)
@@ -55,7 +58,9 @@ def create_transmorph3d(
         drop_rate=drop_rate,
         attn_drop_rate=attn_drop_rate,
         dropout_path_rate=dropout_path_rate,
-        use_checkpoint=use_checkpoint,
+        use_checkpoint=use_checkpoint or checkpointing,
     )
     zero_init(network.out)
+    if checkpointing:
+        checkpoint_parts(m for name, m in network.named_children() if name.startswith(("encoder", "decoder")))
     return RegistrationModel(network, multiple=MULTIPLE, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)

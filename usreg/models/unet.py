@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from monai.networks.nets.unet import UNet
 from torch import nn
 
 from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, check_out_channels, zero_init
+from .checkpointing import checkpoint_parts
 from .utils import register_model
 
 
@@ -19,6 +21,7 @@ def create_unetreg3d(
     channels: Sequence[int] = (16, 32, 64, 128, 256),
     strides: Sequence[int] = (2, 2, 2, 2),
     num_res_units: int = 2,
+    checkpointing: bool = False,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
@@ -31,6 +34,7 @@ def create_unetreg3d(
         channels: channels of each level, fine to coarse.
         strides: downsampling between them, one fewer than ``channels``; any image size works.
         num_res_units: residual convolutions per level; 0 for plain ones.
+        checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     check_in_channels(in_channels)
@@ -49,6 +53,8 @@ def create_unetreg3d(
         strides=tuple(strides),
         num_res_units=num_res_units,
     )
+    if checkpointing:
+        checkpoint_parts(_outermost(features, (ResidualUnit, Convolution)))
     # A layer of its own: the UNet's last unit adds its input to its output, so no weights of it give a zero field.
     to_field = nn.Conv3d(channels[0], out_channels, kernel_size=3, padding=1)
     zero_init(to_field)
@@ -58,3 +64,12 @@ def create_unetreg3d(
         warp_mode=warp_mode,
         warp_padding_mode=warp_padding_mode,
     )
+
+
+def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
+    """The modules of some kinds inside another one, but none inside them."""
+    for child in module.children():
+        if isinstance(child, kinds):
+            yield child
+        else:
+            yield from _outermost(child, kinds)

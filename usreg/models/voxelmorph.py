@@ -14,6 +14,7 @@ import usreg_kernels as uk
 from usreg_kernels.dispatch import is_worthwhile
 
 from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, zero_init
+from .checkpointing import checkpoint_parts
 from .utils import register_model
 from .warp import warp
 
@@ -54,6 +55,7 @@ class VoxelMorphModel(RegistrationModel):
         channels: channels of the U-Net in pairs, down and up, fine to coarse; each pair halves the image once.
         final_conv_channels: channels of the convolutions behind the U-Net.
         half_res: integrate at half the resolution, which takes an eighth of the memory and gives smoother fields.
+        checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
 
     Raises:
@@ -67,6 +69,7 @@ class VoxelMorphModel(RegistrationModel):
         channels: Sequence[int] = CHANNELS,
         final_conv_channels: Sequence[int] = FINAL_CONV_CHANNELS,
         half_res: bool = False,
+        checkpointing: bool = False,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
@@ -84,6 +87,8 @@ class VoxelMorphModel(RegistrationModel):
             final_conv_channels=tuple(final_conv_channels),
         )
         zero_init(backbone.net[-1].final_conv_out)
+        if checkpointing:
+            checkpoint_parts(backbone.net)
         multiple = 2 ** (len(channels) // 2)
         super().__init__(backbone, multiple=multiple, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
         self.integration_steps = integration_steps
@@ -114,6 +119,7 @@ def create_voxelmorph3d(
     final_conv_channels: Sequence[int] = FINAL_CONV_CHANNELS,
     integration_steps: int = 7,
     half_res: bool = False,
+    checkpointing: bool = False,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
@@ -126,6 +132,7 @@ def create_voxelmorph3d(
         channels,
         final_conv_channels,
         half_res,
+        checkpointing,
         warp_mode,
         warp_padding_mode,
     )

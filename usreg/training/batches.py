@@ -30,9 +30,13 @@ class EpochBatches(Sampler[list[int]]):
         seed: seed of the order; None keeps the samples in order, each exactly once.
         rank: this process, from 0.
         world: number of processes.
+        counting: count on from epoch to epoch: sample i of epoch e is ``e * size + i``.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1, counting: bool = False
+    ) -> None:
+        self.counting = counting
         self.size, self.batch_size, self.seed, self.rank, self.world = size, batch_size, seed, rank, world
         self.epoch = 0
         self.start = 0
@@ -43,9 +47,11 @@ class EpochBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(range(self.size))
+        first_number = self.epoch * self.size if self.counting else 0
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * EPOCH_STRIDE + self.epoch)
             order = torch.randperm(self.size, generator=generator).tolist()
+        order = [first_number + index for index in order]
         batches = self._cut(order[self.start :])
         if self.seed is not None:
             first = self._cut(order)

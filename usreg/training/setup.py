@@ -16,8 +16,9 @@ from accelerate.utils import GradScalerKwargs, broadcast, broadcast_object_list,
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..config import Config, save_config
+from ..config import AugmentationConfig, Config, save_config
 from ..datasets import build_dataset, collate
+from ..datasets.augmentation import Augmented
 from ..errors import ConfigError, DataError, UsageError
 from ..io.manifest import NoCasesError
 from ..losses import build_loss
@@ -106,7 +107,7 @@ def prepare_run(config: Config) -> Run:
     training = config.training
     check_trackers(config)
     accelerator = make_accelerator(config)
-    train_set, val_set = _dataset(config, "train"), _validation_set(config)
+    train_set, val_set = _training_set(config), _validation_set(config)
     set_seed(training.seed)
     network = build_for_size(config.model, tuple(config.image_size), accelerator.device)
     loss = build_loss(config.loss).to(accelerator.device)
@@ -201,6 +202,14 @@ def _dataset(config: Config, split: str) -> Dataset[Any]:
     return dataset
 
 
+def _training_set(config: Config) -> Dataset[Any]:
+    """The training set, augmented where the config says so."""
+    dataset = _dataset(config, "train")
+    if config.augmentation == AugmentationConfig():
+        return dataset
+    return Augmented(dataset, config.augmentation, config.training.seed)
+
+
 def _validation_set(config: Config) -> Dataset[Any] | None:
     """The validation set; None where it is not asked for, or where the manifest has no cases for it."""
     if config.training.val_every == 0:
@@ -220,6 +229,7 @@ def _batches(config: Config, accelerator: Accelerator, dataset: Dataset[Any], sh
         training.seed if shuffle else None,
         accelerator.process_index,
         accelerator.num_processes,
+        counting=isinstance(dataset, Augmented),
     )
     return Batches(dataset, sampler, collate, training.num_workers, pin_memory=accelerator.device.type == "cuda")
 
