@@ -25,9 +25,15 @@ Capability of_machine() {
 #endif
 }
 
-Capability allowed() {
+// The value of USREG_CPU_CAPABILITY; null where it is not set, or empty.
+const char* asked_for() {
   const char* value = std::getenv("USREG_CPU_CAPABILITY");
-  if (value == nullptr || *value == '\0') return Capability::kAvx512;
+  return value == nullptr || *value == '\0' ? nullptr : value;
+}
+
+Capability allowed() {
+  const char* value = asked_for();
+  if (value == nullptr) return Capability::kAvx512;
   for (Capability capability : {Capability::kBase, Capability::kAvx2, Capability::kAvx512}) {
     if (value == std::string(kNames[static_cast<int>(capability)])) return capability;
   }
@@ -35,11 +41,26 @@ Capability allowed() {
   return Capability::kBase;
 }
 
+// Of the processors that do, this family has AVX-512 (Zen 4).
+bool halves_wide_vectors() {
+#if USREG_SEVERAL_ISAS
+  __builtin_cpu_init();
+  return __builtin_cpu_is("amdfam19h");
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 Capability cpu_capability() {
   static const Capability chosen = std::min(of_machine(), allowed());
   return chosen;
+}
+
+Capability capability_for_single_loads() {
+  static const bool prefers_avx2 = asked_for() == nullptr && halves_wide_vectors();
+  return prefers_avx2 ? std::min(cpu_capability(), Capability::kAvx2) : cpu_capability();
 }
 
 }  // namespace usreg

@@ -27,6 +27,11 @@ enum class Capability { kBase, kAvx2, kAvx512 };
 // Throws if the variable holds anything else. Call it outside parallel_for, which loses the text of an error.
 Capability cpu_capability();
 
+// The same for kernels that mostly load and arrange single numbers. Processors that work on vectors of 64 bytes in
+// halves gain nothing from them there and take longer to arrange them: AVX2 is chosen, unless the variable asks for
+// AVX-512.
+Capability capability_for_single_loads();
+
 // Bytes of a vector of the kernels that this process uses.
 inline int64_t vector_bytes() {
   switch (cpu_capability()) {
@@ -40,8 +45,8 @@ inline int64_t vector_bytes() {
 }
 
 template <class Kernel>
-Kernel* select_for_capability(Kernel* base, Kernel* avx2, Kernel* avx512) {
-  switch (cpu_capability()) {
+Kernel* select_for(Capability capability, Kernel* base, Kernel* avx2, Kernel* avx512) {
+  switch (capability) {
     case Capability::kAvx512:
       return avx512;
     case Capability::kAvx2:
@@ -53,13 +58,16 @@ Kernel* select_for_capability(Kernel* base, Kernel* avx2, Kernel* avx512) {
 
 }  // namespace usreg
 
-// Pointer to the variant of a kernel, named without its instruction set, that this process uses. A macro, since no
-// template can put a namespace before a name; so are USREG_ISA and USREG_KERNEL_BODY, which name namespaces and files.
+// Pointer to the variant of a kernel, named without its instruction set, for a Capability. A macro, since no template
+// can put a namespace before a name; so are USREG_ISA and USREG_KERNEL_BODY, which name namespaces and files.
 #if USREG_SEVERAL_ISAS
-#define USREG_SELECT(...)                                                                  \
-  ::usreg::select_for_capability(&::usreg::base::__VA_ARGS__, &::usreg::avx2::__VA_ARGS__, \
-                                 &::usreg::avx512::__VA_ARGS__)
+#define USREG_SELECT_FOR(capability, ...)                                                   \
+  ::usreg::select_for(capability, &::usreg::base::__VA_ARGS__, &::usreg::avx2::__VA_ARGS__, \
+                      &::usreg::avx512::__VA_ARGS__)
 #else
-#define USREG_SELECT(...) \
-  ::usreg::select_for_capability(&::usreg::base::__VA_ARGS__, &::usreg::base::__VA_ARGS__, &::usreg::base::__VA_ARGS__)
+#define USREG_SELECT_FOR(capability, ...) \
+  ::usreg::select_for(capability, &::usreg::base::__VA_ARGS__, &::usreg::base::__VA_ARGS__, &::usreg::base::__VA_ARGS__)
 #endif
+
+// The variant that this process uses.
+#define USREG_SELECT(...) USREG_SELECT_FOR(::usreg::cpu_capability(), __VA_ARGS__)

@@ -25,6 +25,8 @@
 #define USREG_KERNEL_BODY "cpu/warp/kernel.inc"
 #include "cpu/support/for_each_isa.inc"
 
+#define WARP_SELECT(...) USREG_SELECT_FOR(::usreg::capability_for_single_loads(), __VA_ARGS__)
+
 namespace usreg {
 namespace warp {
 namespace {
@@ -84,7 +86,7 @@ Tensor values(const Arguments& arguments, Interpolation interpolation, Padding p
     Problem<R> problem = arguments.problem<R>(interpolation, padding);
     problem.composes = composes;
     problem.output = static_cast<R*>(output.mutable_data_ptr());
-    for_tiles(problem, USREG_SELECT(warp_forward<R>));
+    for_tiles(problem, WARP_SELECT(warp_forward<R>));
   });
   return output;
 }
@@ -94,11 +96,11 @@ template <class R>
 void scatter(const Problem<R>& problem) {
   const int64_t planes = problem.image_size[problem.first_axis()];
   std::vector<Reach> reaches(problem.tiles());
-  const auto reach = USREG_SELECT(warp_reaches<R>);
+  const auto reach = WARP_SELECT(warp_reaches<R>);
   for_tiles(problem,
             [&](const Problem<R>& same, int64_t first, int64_t last) { reach(same, first, last, reaches.data()); });
   const int64_t parts = std::min((planes + kPlanesPerTask - 1) / kPlanesPerTask, kMostTasks);
-  const auto kernel = USREG_SELECT(warp_scatter<R>);
+  const auto kernel = WARP_SELECT(warp_scatter<R>);
   parallel_for(problem.batch * parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
       const int64_t part = task % parts;
@@ -147,7 +149,7 @@ Gradients gradients(const Tensor& grad_output, const Arguments& arguments, Inter
     std::vector<double> affine_sums(wanted.affine ? problem.tiles() * problem.dims * (problem.dims + 1) : 0);
     if (wanted.field) problem.field_grad = to_field->mutable_data_ptr();
     if (wanted.affine) problem.affine_sums = affine_sums.data();
-    if (wanted.field || wanted.affine) for_tiles(problem, USREG_SELECT(warp_slopes<R>));
+    if (wanted.field || wanted.affine) for_tiles(problem, WARP_SELECT(warp_slopes<R>));
     if (wanted.affine) add_affine_sums(problem, static_cast<R*>(to_affine->mutable_data_ptr()));
     if (wanted.image) {
       problem.image_grad = static_cast<R*>((wanted.in_one ? to_field : to_image)->mutable_data_ptr());
