@@ -234,7 +234,7 @@ def interpreted(case: Case) -> Case:
     """
     if case.op == "integrate_velocity":
         return replace(case, batch=1, arguments={"steps": 4, **case.arguments})
-    return replace(case, batch=1) if case.op == "gaussian_smooth" else case
+    return replace(case, batch=1) if case.op in ("gaussian_smooth", "mind", "mind_ssc") else case
 
 
 INTERPRETED_CASE_PER_OP = [interpreted(case) for case in ONE_CASE_PER_OP]
