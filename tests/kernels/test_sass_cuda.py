@@ -39,13 +39,14 @@ def test_every_kernel_has_a_budget() -> None:
 
 
 def test_the_budgets_meet_the_design() -> None:
-    """Four blocks of the march per multiprocessor; of the field losses, enough for half of its threads."""
+    """Four blocks of the march per multiprocessor; of all others but two, enough for half of its threads."""
     for direction, most in (("forward", 175), ("backward", 115)):
         instructions, registers = CUDA[f"lncc.march_{direction}", "window 7"]
         assert instructions <= most
         assert registers <= 128
     for (name, call), (_, registers) in CUDA.items():
-        if not name.startswith("lncc") and (name, call) != ("bending_energy.write_gradient", "map"):
+        larger = [("bending_energy.write_gradient", "map"), ("mind.compare", "mean")]  # of 24 distances
+        if not name.startswith("lncc") and (name, call) not in larger:
             assert registers <= 64
 
 

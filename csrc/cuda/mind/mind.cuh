@@ -283,7 +283,7 @@ struct MindComparison {
 
 // The loss of voxels in planes from begin to end; the slopes of all.
 template <int kDims, bool kHasSlopes, class R>
-__global__ void __launch_bounds__(kMindThreads, sizeof(R) == 4 ? 6 : 3)
+__global__ void __launch_bounds__(kMindThreads)
     mind_compare(const MindVolumes volumes, const MindPlanes planes, int begin, int end, R scale,
                  const __grid_constant__ MindComparison<R> call) {
   constexpr int kPairs = kMindPairs<kDims>;

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from usreg_kernels.ops.mind.saving import saved_like, scaled
-from usreg_kernels.ops.mind_ssc.triton import Volumes, describe, distances, store_slopes
+from usreg_kernels.ops.mind_ssc.triton import Volumes, describe, distances, maps_at, store_slopes
 from usreg_kernels.ops.triton_backend import device_guard
 from usreg_kernels.ops.triton_fields import locate
 from usreg_kernels.ops.triton_reduction import finish
@@ -32,11 +32,11 @@ def compare(
     weights: partial sums of the mask. PRED, TARGET: whose slopes to write.
     """
     PAIRS: tl.constexpr = 2 * DIMS * (DIMS - 1)
-    component, start, index, inside, z, _, x = locate(pieces, planes, H, W, WIDE, BLOCK)
+    component, _, index, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
     volume = (first_volume + component).to(tl.int64)
-    found = distances(pred_sums, pieces, index, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
+    found = distances(pred_sums, pieces, z, y, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
     p, p_excesses, p_inverse, p_free, p_which = describe(found, tl.load(pred_means + volume), PAIRS)
-    found = distances(target_sums, pieces, index, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
+    found = distances(target_sums, pieces, z, y, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
     t, t_excesses, t_inverse, t_free, t_which = describe(found, tl.load(target_means + volume), PAIRS)
     at = (volume * D + first_plane) * (H * W)
     weight = tl.where(inside, 1.0, 0.0)
@@ -62,14 +62,15 @@ def compare(
         incoming = ()
         for k in tl.static_range(PAIRS):
             incoming = incoming + (weight * (p[k] - t[k]),)
-        to = start * PAIRS + ((index - x) * PAIRS + x)
+        start, place = maps_at(pieces, z, y, x, planes, H, W, PAIRS)
         if PRED:
             store_slopes(
-                pred_slopes + to, incoming, p, p_excesses, p_inverse, p_free, p_which, 1.0, inside, W, PAIRS
+                pred_slopes + start + place, incoming, p, p_excesses, p_inverse, p_free, p_which, 1.0, inside, W, PAIRS
             )  # fmt: skip
         if TARGET:
             store_slopes(
-                target_slopes + to, incoming, t, t_excesses, t_inverse, t_free, t_which, -1.0, inside, W, PAIRS
+                target_slopes + start + place, incoming, t, t_excesses, t_inverse, t_free, t_which, -1.0, inside,
+                W, PAIRS,
             )  # fmt: skip
 
 

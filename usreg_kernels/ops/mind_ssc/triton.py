@@ -13,8 +13,8 @@ A volume is taken in slabs of planes, so that no channel is kept for more than a
 Nothing is ever subtracted from a sum, and each voxel's sums have one order, so that the same input gives the same bits.
 Arithmetic is float32: an image whose squared differences overflow it is NaN.
 
-The maps of a slab are (volumes, planes, H, K, W) with K pairs, so that a program of the filter along y takes whole
-blocks of a row's maps. An image of two axes is a volume with one row per plane: its y is z here.
+The maps of a slab are (volumes, H, planes, K, W) with K pairs, so that the filter along y takes long rows: those of all
+planes and maps. An image of two axes is a volume with one row per plane: its y is z here.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def _zeros(COUNT: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _maps_at(pieces, index, x, planes, H: tl.constexpr, W: tl.constexpr, MAPS: tl.constexpr):
-    """Where this program's maps begin, and where in them the first of each of its voxels lies."""
+def maps_at(pieces, z, y, x, planes, H: tl.constexpr, W: tl.constexpr, MAPS: tl.constexpr):
+    """Where this program's maps begin, and where in them the first of voxels of these planes lies."""
     start = (tl.program_id(0) // pieces).to(tl.int64) * planes * (H * W * MAPS)
-    return start, (index - x) * MAPS + x
+    return start, (y * planes + z) * (MAPS * W) + x
 
 
 @triton.jit
@@ -92,8 +92,8 @@ def sum_z(
 ):  # fmt: skip
     """The sums along z of the squared differences, by pair, for a slab's planes from first_plane on."""
     PAIRS: tl.constexpr = 2 * DIMS * (DIMS - 1)
-    _, _, index, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
-    start, at = _maps_at(pieces, index, x, planes, H, W, PAIRS)
+    _, _, _, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
+    start, at = maps_at(pieces, z, y, x, planes, H, W, PAIRS)
     volume = (first_volume + tl.program_id(0) // pieces).to(tl.int64)
     totals = _zeros(PAIRS, BLOCK)
     for step in range(-radius, radius + 1):
@@ -109,11 +109,11 @@ def sum_z(
 
 @triton.jit
 def distances(
-    sums, pieces, index, x, planes, H: tl.constexpr, W: tl.constexpr, radius, scale, inside,
+    sums, pieces, z, y, x, planes, H: tl.constexpr, W: tl.constexpr, radius, scale, inside,
     PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """D of this program's voxels, by pair, from the sums along z and y."""
-    start, at = _maps_at(pieces, index, x, planes, H, W, PAIRS)
+    start, at = maps_at(pieces, z, y, x, planes, H, W, PAIRS)
     totals = _zeros(PAIRS, BLOCK)
     for step in range(-radius, radius + 1):
         here = sums + start + (at - x + _clamped(x + step, W))
@@ -184,8 +184,8 @@ def add_variances(
 ):  # fmt: skip
     """The sum of V over this program's voxels. stride: from the partial sums of a volume to those of the next."""
     PAIRS: tl.constexpr = 2 * DIMS * (DIMS - 1)
-    _, _, index, inside, _, _, x = locate(pieces, planes, H, W, WIDE, BLOCK)
-    found = distances(sums, pieces, index, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
+    _, _, _, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
+    found = distances(sums, pieces, z, y, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
     _, variance, _ = _excesses(found, PAIRS)
     at = (tl.program_id(0) // pieces).to(tl.int64) * stride + tl.program_id(0) % pieces
     tl.store(partials + at, tl.sum(tl.where(inside, variance, 0.0)))
@@ -210,9 +210,9 @@ def write_descriptor(
 ):  # fmt: skip
     """The descriptor of a slab."""
     PAIRS: tl.constexpr = 2 * DIMS * (DIMS - 1)
-    _, _, index, inside, _, _, x = locate(pieces, planes, H, W, WIDE, BLOCK)
+    _, _, index, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
     volume = (first_volume + tl.program_id(0) // pieces).to(tl.int64)
-    found = distances(sums, pieces, index, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
+    found = distances(sums, pieces, z, y, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
     values, _, _, _, _ = describe(found, tl.load(means + volume), PAIRS)
     for k in tl.static_range(PAIRS):
         channel = descriptor + ((volume * PAIRS + k) * D + first_plane) * (H * W)
@@ -226,15 +226,15 @@ def write_slopes(
 ):  # fmt: skip
     """The slopes by each distance in a slab, from those by the descriptor."""
     PAIRS: tl.constexpr = 2 * DIMS * (DIMS - 1)
-    _, _, index, inside, _, _, x = locate(pieces, planes, H, W, WIDE, BLOCK)
+    _, _, index, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
     volume = (first_volume + tl.program_id(0) // pieces).to(tl.int64)
-    found = distances(sums, pieces, index, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
+    found = distances(sums, pieces, z, y, x, planes, H, W, radius, scale, inside, PAIRS, BLOCK)
     values, excesses, inverse, is_free, which = describe(found, tl.load(means + volume), PAIRS)
     incoming = ()
     for k in tl.static_range(PAIRS):
         channel = grad_output + ((volume * PAIRS + k) * D + first_plane) * (H * W)
         incoming = incoming + (tl.load(channel + index, mask=inside, other=0.0),)
-    start, at = _maps_at(pieces, index, x, planes, H, W, PAIRS)
+    start, at = maps_at(pieces, z, y, x, planes, H, W, PAIRS)
     store_slopes(
         slopes + start + at, incoming, values, excesses, inverse, is_free, which, 1.0, inside, W, PAIRS
     )  # fmt: skip
@@ -252,9 +252,10 @@ def pull(
     """
     PAIRS: tl.constexpr = 2 * DIMS * (DIMS - 1)
     SIDES: tl.constexpr = 2 * DIMS
-    _, _, index, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
+    _, _, _, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
+    to, at = maps_at(pieces, z, y, x, planes, H, W, SIDES)
     z += first_plane
-    start = (tl.program_id(0) // pieces).to(tl.int64) * slope_planes * (H * W * PAIRS)
+    start, here_at = maps_at(pieces, z - first_slope_plane, y, x, slope_planes, H, W, PAIRS)
     totals = _zeros(PAIRS, BLOCK)
     for step in range(-radius, radius + 1):
         plane = z + step
@@ -262,7 +263,7 @@ def pull(
         # A voxel at an end is also what the windows see beyond it.
         count = 1 + tl.where(z == 0, radius - plane, 0) + tl.where(z == D - 1, radius - (D - 1 - plane), 0)
         weight = count.to(tl.float32)
-        here = slopes + start + (((plane - first_slope_plane).to(tl.int64) * H + y) * (PAIRS * W) + x)
+        here = slopes + start + (here_at + step * (PAIRS * W))
         added = ()
         for k in tl.static_range(PAIRS):
             added = added + (totals[k] + weight * tl.load(here + k * W, mask=exists, other=0.0),)
@@ -272,7 +273,6 @@ def pull(
     products = ()
     for k in tl.static_range(PAIRS):
         products = products + (totals[k] * differences[k] * scale,)
-    to, at = _maps_at(pieces, index, x, planes, H, W, SIDES)
     for axis in tl.static_range(DIMS):
         for side in tl.static_range(2):
             total = tl.zeros((BLOCK,), tl.float32)
@@ -313,12 +313,13 @@ def gather(
     SIDES: tl.constexpr = 2 * DIMS
     _, _, index, inside, z, y, x = locate(pieces, planes, H, W, WIDE, BLOCK)
     z += first_plane
-    start = (tl.program_id(0) // pieces).to(tl.int64) * pull_planes * (H * W * SIDES)
-    here = pulls + start + (((z - first_pull_plane).to(tl.int64) * H + y) * (SIDES * W) + x)
-    plane = tl.zeros((), tl.int64) + H * W * SIDES
-    total = _pulled_along(here, z, D, plane, dilation, inside, 0, W, BLOCK)
+    start, at = maps_at(pieces, z - first_pull_plane, y, x, pull_planes, H, W, SIDES)
+    here = pulls + start + at
+    total = _pulled_along(here, z, D, W * SIDES, dilation, inside, 0, W, BLOCK)
     if DIMS == 3:
-        total += _pulled_along(here, y, H, W * SIDES, dilation, inside, 2, W, BLOCK)
+        total += _pulled_along(
+            here, y, H, (tl.zeros((), tl.int64) + pull_planes) * (W * SIDES), dilation, inside, 2, W, BLOCK
+        )
     total += _pulled_along(here, x, W, 1, dilation, inside, SIDES - 2, W, BLOCK)
     volume = (first_volume + tl.program_id(0) // pieces).to(tl.int64)
     target = gradient + (volume * D + first_plane) * (H * W) + index
@@ -402,7 +403,9 @@ class Volumes:
     def run(self, kernel: Any, tensors: list[Any], planes: Planes, *numbers: Any, **constants: Any) -> None:
         """``kernel(*tensors, pieces, planes, H, W, *numbers, DIMS, WIDE, BLOCK, **constants)``."""
         pieces = self.programs(planes)
-        wide = planes.size * self.plane * self.pairs >= 2**31
+        wide = (
+            self.widened(planes, self.slopes_reach).size * self.plane * self.pairs >= 2**31
+        )  # also slopes that it reads
         kernel[(planes.volumes * pieces,)](
             *tensors, pieces, planes.size, *self.sizes[1:], *numbers, DIMS=self.dims, WIDE=wide, BLOCK=BLOCK,
             **constants, **OPTIONS,
@@ -411,9 +414,9 @@ class Volumes:
     def _filter(self, source: torch.Tensor, target: torch.Tensor, planes: Planes, axis: str, adjoint: bool) -> None:
         """Average maps along an axis, or the adjoint of that."""
         _, height, width = self.sizes
-        rows = planes.volumes * planes.size
-        shape = (rows, height, self.pairs * width) if axis == "y" else (rows * height * self.pairs, width)
-        first, second = (tensor[: rows * height * self.pairs * width].view(shape) for tensor in (source, target))
+        count = planes.volumes * height * planes.size * self.pairs * width
+        shape = (planes.volumes, height, -1) if axis == "y" else (-1, width)
+        first, second = (tensor[:count].view(shape) for tensor in (source, target))
         weights = (1.0 / (2 * self.radius + 1),) * (self.radius + 1)
         filter_axis(first, second, 1, weights, BORDER.value, adjoint)
 
