@@ -1,7 +1,8 @@
-"""The tables of docs/ name every key that the code takes."""
+"""The tables of docs/ name every key that the code takes, and every file of a registration."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -44,3 +45,20 @@ def test_every_component_and_its_keys_are_documented(registry, page: str) -> Non
 
 def test_every_metric_is_documented() -> None:
     assert not [name for name in METRIC_REGISTRY if f"`{name}`" not in CONFIGURATION]
+
+
+def test_every_file_of_a_registration_is_in_the_overview() -> None:
+    """Each row names a folder, and then its files."""
+    page = (DOCS / "architecture.md").read_text()
+    section = page.partition("\n## From a pair to its transform\n")[2].partition("\n## ")[0]
+    named = set()
+    for row in section.splitlines():
+        folder = ""
+        for name in re.findall(r"`([\w/.]+)`", row.rpartition(" | ")[2]):
+            if name.endswith("/"):
+                folder = name
+            else:
+                named.add(name if "/" in name else folder + name)
+    registration = DOCS.parent / "usreg" / "registration"
+    files = {str(file.relative_to(registration)) for file in registration.rglob("*.py") if file.name != "__init__.py"}
+    assert named == files

@@ -17,9 +17,9 @@ from usreg import register
 from usreg.errors import ConfigError, DataError, UsageError
 from usreg.io.transforms import write_affine, write_field
 from usreg.models import build_model
-from usreg.registration.network import load_network, predict
-from usreg.registration.preparing import Volume
-from usreg.registration.starts import field_in_mm
+from usreg.registration.inputs.preparing import Volume
+from usreg.registration.transforms.network import load_network, predict
+from usreg.registration.transforms.starts import field_in_mm
 from usreg.spatial import Affine, DisplacementField, Grid, resample
 from usreg.training.checkpoints import save_checkpoint
 from usreg_kernels import gaussian_smooth, warp

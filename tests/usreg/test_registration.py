@@ -15,10 +15,10 @@ from usreg.errors import ConfigError, DataError
 from usreg.io.transforms import read_transform, write_affine
 from usreg.metrics.field import folding_ratio
 from usreg.registration import Convergence, make_levels, move_field
-from usreg.registration.inverse import invert_both_ways, invert_field, miss_of
-from usreg.registration.levels import FEWEST_VOXELS
 from usreg.registration.pair import Volume, register_pair
 from usreg.registration.stages import load_stages
+from usreg.registration.stages.levels import FEWEST_VOXELS
+from usreg.registration.transforms.inverse import invert_both_ways, invert_field, miss_of
 from usreg.spatial import Affine, Grid, resample
 from usreg_kernels import compose_ddf, gaussian_smooth, jacobian_determinant, warp
 

@@ -22,9 +22,9 @@ from usreg import register
 from usreg.io import read_landmarks
 from usreg.io.landmark_details import read_details
 from usreg.io.landmark_writing import write_landmarks
-from usreg.registration.bars import StageBars
 from usreg.registration.demo import make_pair, write_pair
-from usreg.registration.measures import inverse_consistency, label_measures
+from usreg.registration.reports.bars import StageBars
+from usreg.registration.reports.measures import inverse_consistency, label_measures
 from usreg.registration.stages import load_stages
 from usreg.spatial import DisplacementField, Grid
 

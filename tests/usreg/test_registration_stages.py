@@ -14,12 +14,12 @@ import torch
 from usreg.errors import ConfigError, DataError
 from usreg.losses import MINDImageLoss
 from usreg.metrics.field import folding_ratio
-from usreg.registration import starts
-from usreg.registration.intensities import Scaling
-from usreg.registration.inverse import miss_of
+from usreg.registration.inputs.intensities import Scaling
+from usreg.registration.inputs.preparing import make_side
 from usreg.registration.pair import Registration, Volume, register_pair
-from usreg.registration.preparing import make_side
 from usreg.registration.stages import load_stages
+from usreg.registration.transforms import starts
+from usreg.registration.transforms.inverse import miss_of
 from usreg.spatial import Affine, Chain, DisplacementField, Grid, resample
 from usreg_kernels import gaussian_smooth, warp
 

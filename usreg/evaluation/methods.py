@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..metrics.label_volumes import structures
 from ..models import build_model
 from ..models.warp import warp
-from ..registration.inputs import Pair, find_start, prepare_given
+from ..registration.inputs.given import Pair, find_start, prepare_given
 from ..registration.pair import Volume
 from ..registration.stages import load_stages
 from ..spatial import Grid

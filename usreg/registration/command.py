@@ -17,16 +17,17 @@ from ..io import read_landmarks
 from ..io.whole import writable_folder
 from ..training.console import duration
 from ..training.interrupts import StopRequest
-from .bars import StageBars
 from .demo import make_pair, write_pair
-from .inputs import Pair, chosen_device, find_start, make_inputs, prepare_given, read_pair
-from .measures import HIGHER_IS_BETTER, LOWER_IS_BETTER, measure
-from .outputs import CONTENTS, landmarks_name, shown, write_data, write_page, write_points, write_report
+from .inputs.given import Pair, chosen_device, find_start, make_inputs, prepare_given, read_pair
+from .outputs.files import CONTENTS, landmarks_name, write_data, write_points
+from .outputs.results import make_results
 from .pair import Registration
-from .report import make_report
-from .results import make_results
-from .stages import RegisterConfig, load_stages
-from .stopping import stop_when
+from .reports.bars import StageBars
+from .reports.measures import HIGHER_IS_BETTER, LOWER_IS_BETTER, measure
+from .reports.page import shown, write_page
+from .reports.report import make_report, write_report
+from .stages.settings import RegisterConfig, load_stages
+from .stages.stopping import stop_when
 
 PAIRED = tuple(f"{side}{kind}" for kind in ("", "_mask", "_label", "_landmarks") for side in ("fixed", "moving"))
 FILES = (*PAIRED, "checkpoint")

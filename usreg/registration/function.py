@@ -12,12 +12,12 @@ import torch
 
 from ..spatial import Affine, Chain, DisplacementField
 from ..transformation.chains import TransformLike
-from .inputs import ImageLike, PointsLike, chosen_device, find_start, make_inputs, prepare_given, read_pair
-from .measures import measure
+from .inputs.given import ImageLike, PointsLike, chosen_device, find_start, make_inputs, prepare_given, read_pair
+from .outputs.results import Results, make_results
 from .pair import Progress, Registration
-from .report import make_report
-from .results import Results, make_results
-from .stages import load_stages
+from .reports.measures import measure
+from .reports.report import make_report
+from .stages.settings import load_stages
 
 
 @dataclass(frozen=True)

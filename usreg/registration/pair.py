@@ -11,13 +11,13 @@ import torch
 
 from ..errors import DataError
 from ..spatial import Affine, Chain, DisplacementField, Transform
-from . import starts
-from .intensities import Scaling
-from .inverse import invert_both_ways, miss_of
-from .preparing import Volume, check_pair, make_side
-from .running import Progress, StageReport, State, Work, prepare_stages, run_stages
-from .sides import Side
-from .stages import Stage
+from .inputs.intensities import Scaling
+from .inputs.preparing import Volume, check_pair, make_side
+from .inputs.sides import Side
+from .stages.running import Progress, StageReport, State, Work, prepare_stages, run_stages
+from .stages.settings import Stage
+from .transforms import starts
+from .transforms.inverse import invert_both_ways, miss_of
 
 __all__ = ["PreparedPair", "Progress", "Registration", "StageReport", "Volume", "prepare_pair", "register_pair"]
 

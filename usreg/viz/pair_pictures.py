@@ -22,8 +22,8 @@ from .pictures import FIXED_COLOUR, FOLD_COLOUR, MOVING_COLOUR
 from .planes import Plane, Viewer
 
 if TYPE_CHECKING:
+    from ..registration.outputs.results import Results
     from ..registration.pair import Registration, Volume
-    from ..registration.results import Results
 
 _CELL_INCHES = 2.3
 _DPI = 110

@@ -9,14 +9,14 @@ import torch
 
 from usreg_kernels.ops.mind_ssc.pairs import pairs
 
-from ..errors import ConfigError
-from ..losses import build_loss
-from ..losses.call import WARPED_LABEL, LossCall
-from ..losses.lncc_dice import DiceTerm
-from ..losses.mind import MINDImageLoss
-from ..losses.mind_dice import MINDWithDice
+from ...errors import ConfigError
+from ...losses import build_loss
+from ...losses.call import WARPED_LABEL, LossCall
+from ...losses.lncc_dice import DiceTerm
+from ...losses.mind import MINDImageLoss
+from ...losses.mind_dice import MINDWithDice
+from ..inputs.sides import Side, flat_axis
 from .levels import Level
-from .sides import Side, flat_axis
 
 LABELS = (*WARPED_LABEL, "fixed_label")
 """Parameters of a loss that compares labels."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import DataError
-from ..metrics.label_volumes import structures
-from ..spatial import Grid, resample
+from ...errors import DataError
+from ...metrics.label_volumes import structures
+from ...spatial import Grid, resample
 from .intensities import Scaling
 from .sides import Side, flat_axis
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ..config.checks import Source, checked_component, checked_mapping
-from ..config.loading import apply_overrides, read_yaml
-from ..config.plugins import import_plugins
-from ..datasets.reading import NAN_RULES
-from ..errors import ConfigError
-from ..losses import LOSS_REGISTRY
-from .intensities import Scaling
+from ...config.checks import Source, checked_component, checked_mapping
+from ...config.loading import apply_overrides, read_yaml
+from ...config.plugins import import_plugins
+from ...datasets.reading import NAN_RULES
+from ...errors import ConfigError
+from ...losses import LOSS_REGISTRY
+from ..inputs.intensities import Scaling
 
 PLACING = ("centres", "moments")
 LINEAR = ("translation", "rigid", "affine")

@@ -13,8 +13,8 @@ import torch
 
 from usreg_kernels import warp
 
-from ..spatial import Affine, Grid
-from ..spatial.grid import Points
+from ...spatial import Affine, Grid
+from ...spatial.grid import Points
 from .convergence import Convergence
 from .levels import Level
 

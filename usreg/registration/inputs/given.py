@@ -12,20 +12,20 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from numpy.typing import ArrayLike
 
-from ..config.checks import available_devices
-from ..errors import ConfigError, DataError, UsageError
-from ..io import read_landmarks, read_volume
-from ..io.landmarks import check_landmarks_space
-from ..metrics.label_volumes import structures
-from ..spatial import Affine, Chain, Grid, Transform, resample
-from ..spatial.grid import Points
-from ..transformation.chains import TransformLike, links_of
-from . import network, starts
-from .pair import PreparedPair, prepare_pair
+from ...config.checks import available_devices
+from ...errors import ConfigError, DataError, UsageError
+from ...io import read_landmarks, read_volume
+from ...io.landmarks import check_landmarks_space
+from ...metrics.label_volumes import structures
+from ...spatial import Affine, Chain, Grid, Transform, resample
+from ...spatial.grid import Points
+from ...transformation.chains import TransformLike, links_of
+from ..outputs.results import Inputs
+from ..pair import PreparedPair, prepare_pair
+from ..stages.settings import RegisterConfig, Stage
+from ..transforms import network, starts
 from .preparing import Volume, check_pair, make_side
-from .results import Inputs
 from .sides import flat_axis
-from .stages import RegisterConfig, Stage
 
 ImageLike: TypeAlias = "str | Path | Volume | MetaTensor | tuple[ArrayLike, ArrayLike]"
 """A file; a :class:`Volume`; MONAI's tensor (C, X, Y, Z); or an array (X, Y), (X, Y, Z) or (C, X, Y, Z) with its affine

@@ -9,9 +9,9 @@ import torch
 
 from usreg_kernels import jacobian_determinant
 
-from ..spatial import Grid, InverseField, Transform, resample
-from ..spatial.grid import Points
-from .pair import Registration, Volume
+from ...spatial import Grid, InverseField, Transform, resample
+from ...spatial.grid import Points
+from ..pair import Registration, Volume
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from .stages import Stage
+from ..stages.settings import Stage
 
 COLUMNS = (
     TextColumn("{task.description}"),

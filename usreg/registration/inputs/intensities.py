@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..errors import DataError
+from ...errors import DataError
 
 FLAT = 1e-2
 """An image whose intensities span less than this part of its window holds next to nothing."""

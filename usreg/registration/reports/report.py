@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 import time
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from usreg_kernels import library
 
-from .. import __version__
+from ... import __version__
+from ...io.whole import write_text
+from ..outputs.files import CONFIG, REPORT
+from ..pair import Registration, Volume
+from ..stages.settings import RegisterConfig, Stage
 from .measures import Measure
-from .pair import Registration, Volume
-from .stages import RegisterConfig, Stage
 
 PACKAGES = ("torch", "triton", "monai", "numpy", "scipy", "nibabel", "SimpleITK")
 
@@ -42,7 +46,7 @@ def make_report(
         found: the registration.
         config: its settings.
         stages: the stages of the config.
-        measures: from :func:`usreg.registration.measures.measure`.
+        measures: from :func:`usreg.registration.reports.measures.measure`.
         command: the command's arguments.
         files: the files that were given, by the name of their option.
         volumes: the images, by the same names.
@@ -67,6 +71,16 @@ def make_report(
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def write_report(out: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json and config.yaml.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    write_text(out / CONFIG, yaml.safe_dump(report["config"], sort_keys=False))
+    write_text(out / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def settings(config: RegisterConfig, stages: Sequence[Stage]) -> dict[str, Any]:

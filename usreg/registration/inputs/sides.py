@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..spatial import Grid, Transform, resample
-from .levels import Level, make_levels
+from ...spatial import Grid, Transform, resample
+from ..stages.levels import Level, make_levels
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from scipy.ndimage import find_objects
 
 from usreg_kernels import compose_ddf, warp
 
-from ..metrics.field import folding_ratio, log_jacobian_std
-from ..metrics.intensity import global_ncc
-from ..metrics.surface import mean_distance, percentile_95, surface_distances
-from ..spatial import DisplacementField, Grid, vector_lengths
-from .pair import Registration
-from .results import Inputs, Results, without_flat_axes
+from ...metrics.field import folding_ratio, log_jacobian_std
+from ...metrics.intensity import global_ncc
+from ...metrics.surface import mean_distance, percentile_95, surface_distances
+from ...spatial import DisplacementField, Grid, vector_lengths
+from ..outputs.results import Inputs, Results, without_flat_axes
+from ..pair import Registration
 
 Measure = dict[str, Any]
 """``before`` and ``after``, a number or None each; perhaps ``unit``, ``labels`` (the same by label) and more."""

@@ -16,8 +16,8 @@ import torch
 
 from usreg_kernels import compose_ddf, warp
 
-from ..spatial import Grid, vector_lengths
-from .levels import move_field
+from ...spatial import Grid, vector_lengths
+from ..stages.levels import move_field
 
 LONGEST = 0.5
 """Voxels that an iteration takes back of a miss, at most."""

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.plugins import import_plugins
-from ..datasets.custom_options import check_orientation, check_range, check_spacing
-from ..datasets.sample_grids import GridRule, foreground_box, image_on
-from ..errors import ConfigError, DataError, UsageError
-from ..models import build_model
-from ..spatial import Affine, Chain, Grid, resample
-from ..training.checkpoints import find_checkpoint, load_checkpoint, load_weights
-from .intensities import Scaling
-from .preparing import Volume
+from ...config.plugins import import_plugins
+from ...datasets.custom_options import check_orientation, check_range, check_spacing
+from ...datasets.sample_grids import GridRule, foreground_box, image_on
+from ...errors import ConfigError, DataError, UsageError
+from ...models import build_model
+from ...spatial import Affine, Chain, Grid, resample
+from ...training.checkpoints import find_checkpoint, load_checkpoint, load_weights
+from ..inputs.intensities import Scaling
+from ..inputs.preparing import Volume
 from .starts import field_in_mm
 
 logger = logging.getLogger(__name__)

@@ -13,17 +13,17 @@ import torch
 
 from usreg_kernels import compose_ddf
 
-from ..errors import ConfigError
-from ..spatial import Affine
-from . import starts
+from ...errors import ConfigError
+from ...spatial import Affine
+from ..inputs.sides import Side
+from ..transforms import starts
+from ..transforms.inverse import invert_field
 from .free_fields import FreeField, register_free_field
 from .greedy import Greedy, register_greedy
-from .inverse import invert_field
 from .levels import Level, move_field
 from .linear import Linear, register_linear
-from .sides import Side
+from .settings import DisplacementStage, GreedyStage, IterativeStage, LinearStage, PlacingStage, Stage, VelocityStage
 from .similarity import Similarity
-from .stages import DisplacementStage, GreedyStage, IterativeStage, LinearStage, PlacingStage, Stage, VelocityStage
 from .stopping import stop_asked, stop_at
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import torch
 
 from usreg_kernels import gaussian_smooth, warp
 
-from ..spatial import Grid
+from ...spatial import Grid
 
 SMOOTHING = 0.5
 """Standard deviation of the smoothing before a level's voxels are taken, in voxels of the level."""

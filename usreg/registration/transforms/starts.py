@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import DataError
-from ..spatial import Affine, Chain, DisplacementField, Grid, Transform, resample
-from ..spatial.grid import Points
-from .sides import Side, flat_axis
+from ...errors import DataError
+from ...spatial import Affine, Chain, DisplacementField, Grid, Transform, resample
+from ...spatial.grid import Points
+from ..inputs.sides import Side, flat_axis
 
 COARSE = 24
 """Voxels along the longest axis of the images by which the turns of principal axes are compared."""

@@ -1,0 +1,1 @@
+"""How good a registration is, and how it went: measures, report.json, report.html, and bars while it runs."""
