@@ -188,14 +188,14 @@ def _rounding_of_places(gradient: torch.Tensor, pred: torch.Tensor, arguments: d
     return smallest + _rounding(gradient.double(), gradient, {"reduction": arguments["reduction"]}) * steepness
 
 
-def _has_ties(image: torch.Tensor, arguments: dict[str, Any]) -> bool:
+def _has_ties(image: torch.Tensor, arguments: dict[str, Any], rounding: float) -> bool:
     """Whether two channels of a descriptor are lowest but for rounding: each has a gradient of its own.
 
-    They are in an image with an axis of one voxel, and by chance in one of few values.
+    They are in an image with an axis of one voxel, and by chance in one of few values; in float32, by chance in any.
     """
     found = describe(image.detach().double(), arguments["radius"], arguments["dilation"])
     gaps = found.excess.topk(2, dim=2, largest=False).values[:, :, 1]
-    return bool((gaps <= 1e-12 * (1 + found.excess.amax(dim=2))).any())
+    return bool((gaps <= rounding * (1 + found.excess.amax(dim=2))).any())
 
 
 def _rounding_of_loss(loss: torch.Tensor, op: str) -> float:
@@ -224,7 +224,8 @@ def test_random_calls(op: str, backend: str) -> None:
     def agrees(call: tuple[list[torch.Tensor], dict[str, Any]]) -> None:
         tensors, arguments = call
         if op == "mind":
-            assume(not any(_has_ties(image, arguments) for image in tensors))
+            exact = backend == "cpu" or tensors[0].dtype == torch.float64
+            assume(not any(_has_ties(image, arguments, 1e-12 if exact else 1e-7) for image in tensors))
         oracle = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in tensors]
         with uk.use_backend(backend):
             actual = _loss_and_gradients(op, tensors, arguments)

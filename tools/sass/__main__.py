@@ -164,6 +164,21 @@ def _information(
     module.backward(loss, saved, pred, target, mask, **params)
 
 
+def _mind(module: ModuleType, dtype: torch.dtype, masked: bool = False, **changes: Any) -> None:
+    """Forward, which computes the gradients too."""
+    pred, target = torch.empty(2, 1, 1, 64, 64, 64, dtype=dtype)
+    mask = torch.empty(pred.shape) if masked else None
+    params = {"needs_grad": [True, False], "radius": 2, "dilation": 2, "reduction": "mean", **changes}
+    module.forward(pred, target, mask, **params)
+
+
+def _mind_ssc(module: ModuleType, dtype: torch.dtype) -> None:
+    image = torch.empty(1, 1, 64, 64, 64, dtype=dtype)
+    params = {"needs_grad": [True], "radius": 2, "dilation": 2}
+    descriptor, saved = module.forward(image, **params)
+    module.backward(descriptor, saved, image, **params)
+
+
 _BOTH = {"needs_grad": [True, True]}
 
 CALLS: dict[str, dict[str, Call]] = {
@@ -197,6 +212,12 @@ CALLS: dict[str, dict[str, Call]] = {
         "sigma 1, reflection, adjoint": partial(_smoothing, padding_mode="reflection", adjoint=True),
         "sigma 3": partial(_smoothing, sigma=3.0),
     },
+    "mind": {
+        "mean": _mind,
+        "no gradient": partial(_mind, needs_grad=[False, False]),
+        "both gradients, mask": partial(_mind, **_BOTH, masked=True),
+    },
+    "mind_ssc": {"descriptor": _mind_ssc},
     "warp": {
         "field": _warp,
         "field, gradient to image": partial(_warp, to="image"),
@@ -211,7 +232,6 @@ CALLS: dict[str, dict[str, Call]] = {
     "mutual_information": {
         "b-spline": partial(_information, kernel="b-spline"),
         "gaussian": _information,
-        "gaussian, 64 bins, mask": partial(_information, num_bins=64, masked=True, normalized=True),
     },
 }
 """By op and title: calls of the Triton backend, each of which launches the kernels of forward and backward."""
@@ -261,6 +281,7 @@ def _row(title: str, dtype: torch.dtype, found: Compiled) -> Row:
 
 def triton_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str]) -> Iterator[Row]:
     """The rows of Triton. Half precision only changes loads and stores: of two ops it takes the plain calls."""
+    known = set()
     for op in ops:
         for title, call in CALLS[op].items():
             for dtype in (COUNTED[name] for name in dtypes):
@@ -281,6 +302,11 @@ def triton_rows(ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str
                     if launch.name in seen:
                         continue  # a march per gradient: the same code twice
                     seen.add(launch.name)
+                    if op in ("mind", "mind_ssc"):  # whose calls share kernels, and have those of smoothing
+                        code = launch.source().hash()
+                        if code in known or launch.name.endswith((".filter_rows", ".filter_columns")):
+                            continue
+                        known.add(code)
                     for target in targets:
                         yield _row(title, dtype, compile_launch(launch, target))
 

@@ -136,6 +136,22 @@ def _jacobian(op: str, kernel: str, call: str, code: str) -> Kernel:
     return Kernel(f"{op}.{kernel}", call, "jacobian/jacobian.cuh", code, threads=128, voxels=1)
 
 
+def _mind(op: str, name: str, call: str, arguments: str) -> Kernel:
+    """A kernel of MIND-SSC; a turn of its loop takes a voxel of the window along one axis."""
+    code = f"mind_{name}<{arguments}>"
+    return Kernel(f"{op}.{name}", call, "mind/mind.cuh", code, threads=128, voxels=1)
+
+
+def _minds() -> Iterator[Kernel]:
+    for name in ("sum_z", "add_variances", "pull"):
+        yield _mind("mind", name, "mean", "3, float")
+    yield _mind("mind", "gather", "mean", "3, float, float")
+    yield _mind("mind", "compare", "mean", "3, true, float")
+    yield _mind("mind", "compare", "no gradient", "3, false, float")
+    for name in ("write_descriptor", "write_slopes"):
+        yield _mind("mind_ssc", name, "descriptor", "3, float")
+
+
 def _warp() -> Iterator[Kernel]:
     """The warp of volumes, whose main loop takes a channel; that of the sums for an affine takes a voxel."""
     to_image = "field, gradient to image"
@@ -191,5 +207,6 @@ def kernels() -> Iterator[Kernel]:
     header, types = "gaussian_smooth/gaussian_smooth.cuh", "<float, float, float>"
     yield Kernel("gaussian_smooth.filter_rows", "sigma 1", header, f"filter_rows{types}", threads=128, voxels=8)
     yield Kernel("gaussian_smooth.filter_columns", "sigma 1", header, f"filter_columns{types}", threads=256, voxels=4)
+    yield from _minds()
     yield from _warp()
     yield from _information()

@@ -127,7 +127,8 @@ def recording(op: str) -> Iterator[tuple[ModuleType, list[Launch]]]:
     from triton.runtime.jit import JITFunction
 
     module = import_module(f"usreg_kernels.ops.{op}.triton")
-    shared = [import_module(f"usreg_kernels.ops.{name}") for name in ("triton_reduction", "warp.triton")]
+    others = ("triton_reduction", "warp.triton", "gaussian_smooth.triton", "mind_ssc.triton")
+    shared = [import_module(f"usreg_kernels.ops.{name}") for name in others]
     launches: list[Launch] = []
     replaced = []
     for owner in (module, *(other for other in shared if other is not module)):

@@ -91,6 +91,12 @@ class TritonBackend(Backend):
         return None
 
 
+class SavingTritonBackend(TritonBackend):
+    """A Triton backend whose forward saves gradients, which backward may scale where they lie."""
+
+    overwrites_saved = True
+
+
 def device_guard(tensor: torch.Tensor) -> Any:
     """Makes the tensor's GPU the current one, which is where Triton launches kernels."""
     return torch.cuda.device_of(tensor)

@@ -26,6 +26,7 @@ def command() -> list[str]:
     # Parts of few voxels, so that small volumes take several.
     settings = {"usreg": NAMESPACE, "USREG_DISPATCH_KEY": "CPU", "USREG_SEPARABLE_VOXELS": 300, "USE_CUDA": 1}
     settings["USREG_WARP_SLAB"] = 1000
+    settings["USREG_MIND_WORKSPACE"] = 60000
     settings["TORCH_TARGET_VERSION"] = "0x020a000000000000"
     return [
         *str(COMPILER).split(),

@@ -125,9 +125,13 @@ def filter_columns(
     tl.store(target + start + index, total.to(target.dtype.element_ty), mask=inside)
 
 
-def _filter_axis(
+def filter_axis(
     source: torch.Tensor, target: torch.Tensor, axis: int, weights: tuple[float, ...], padding: int, adjoint: bool
 ) -> None:
+    """Fill target with the source, filtered along one axis, or with what the adjoint makes of it.
+
+    weights: at distances 0, 1, ... padding: a code of :data:`PADDING_CODES`. Both tensors are contiguous.
+    """
     size, width = source.shape[axis], source.shape[axis + 1 :].numel()
     radius = len(weights) - 1
     if size == 1 and padding == REFLECTION.value:  # of one voxel, which is an edge
@@ -154,7 +158,7 @@ def _smooth(x: torch.Tensor, target: torch.Tensor, params: dict[str, Any], adjoi
     with device_guard(x):
         for i, (axis, row) in enumerate(steps, start=1):
             into = target if i == len(steps) else torch.empty_like(source, dtype=torch.float32)
-            _filter_axis(source, into, axis, row, padding, adjoint)
+            filter_axis(source, into, axis, row, padding, adjoint)
             source = into
     return target
 

@@ -1,4 +1,7 @@
-"""The compiled MIND-SSC descriptor: C++ on CPUs (``csrc/cpu/mind``). Nothing is saved for backward."""
+"""The compiled MIND-SSC descriptor: C++ on CPUs (``csrc/cpu/mind``), CUDA C++ on GPUs (``csrc/cuda/mind``).
+
+Nothing is saved for backward.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ define_stateless("mind_ssc", "Tensor image, int radius, int dilation")
 
 
 class Native(StatelessBackend):
-    """Two marches over the image each way: the mean of V, and the descriptor or its gradient."""
+    """Twice through the image each way: for the mean of V, and for the descriptor or its gradient."""
 
     op = "mind_ssc"
 
