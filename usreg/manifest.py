@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--landmarks-space", choices=("lps", "ras", "voxel"), help="of landmarks that do not state it (default lps)"
     )
+    check.add_argument(
+        "--image-channels", type=int, default=1, metavar="N", help="of an image, as the key of the dataset (default 1)"
+    )
     return parser
 
 
@@ -105,7 +108,9 @@ def _check(options: argparse.Namespace) -> int:
     from .manifests import as_table, check_manifest
 
     reading = Reading(options.header, options.nan)
-    reports = check_manifest(options.manifest.expanduser(), reading, options.landmarks_space, _progress)
+    reports = check_manifest(
+        options.manifest.expanduser(), reading, options.landmarks_space, _progress, options.image_channels
+    )
     print(as_table(reports))
     return EXIT_WRONG if any(report.problems for report in reports) else 0
 

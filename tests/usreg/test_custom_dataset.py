@@ -11,6 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
+from usreg import manifest
 from usreg.datasets import build_dataset, collate, custom, custom_options, reading
 from usreg.datasets.custom import CustomDataset
 from usreg.datasets.sample_cache import SampleCache
@@ -396,3 +397,37 @@ def test_keys_of_older_files_are_said_once_to_do_nothing(folder, caplog):
     assert "roi_margin, intensity_clip of older files do nothing" in text
     with pytest.raises(ValueError, match="preprocess_style must be multigradicon, not 'unigradicon'"):
         folder.dataset(folder.case(), preprocess_style="unigradicon")
+
+
+def test_images_of_two_channels(folder):
+    """Each channel is what a file of it alone gives: scaled, padded and, with NaN, filled by itself."""
+    files = {side: np.stack([volume(shape, n), 100 - 7 * volume(shape, n + 5)], axis=-1) for side, shape, n in
+             (("moving", MOVING, 0), ("fixed", FIXED, 1))}  # fmt: skip
+    files["fixed"][:2, :2, :2, 1] = np.nan
+    keys = {"spacing": (2.5, 1.2, 0.6), "nan": "fill"}
+    both = folder.case(0, **{side: folder.save(f"{side}.nii.gz", voxels) for side, voxels in files.items()})
+    sample = folder.dataset(both, image_channels=2, **keys)[0]
+    assert sample["moving"].shape == sample["fixed"].shape == (2, *SIZE)
+    for channel in range(2):
+        one = folder.case(1, **{s: folder.save(f"{s}1.nii.gz", v[..., channel]) for s, v in files.items()})
+        alone = folder.dataset(one, **keys)[0]
+        for side in files:
+            torch.testing.assert_close(sample[side][channel], alone[side][0])
+
+
+def test_channels_must_be_those_of_the_section(folder, capsys):
+    case = folder.case(0, moving=folder.save("two.nii.gz", volume((*MOVING, 2), 0)))
+    for channels, text in (
+        (2, r"train\[0\].fixed: .*has 1 channels; 2 are needed"),
+        (1, r"moving: .*one is needed, as"),
+    ):
+        with pytest.raises(DataError, match=text):
+            folder.dataset(case, image_channels=channels)
+    with pytest.raises(ValueError, match="image_channels must be a whole number of 1 or more, not 0"):
+        folder.dataset(case, image_channels=0)
+    case["fixed"] = folder.save("also.nii.gz", volume((*FIXED, 2), 1))
+    assert folder.dataset(case, image_channels=2)[0]["fixed"].shape == (2, *SIZE)
+    check = ["check", folder.manifest(case)]
+    assert manifest.main([*check, "--image-channels=2"]) == 0
+    assert manifest.main(check) == manifest.EXIT_WRONG
+    assert "--image-channels" in capsys.readouterr().out

@@ -567,3 +567,17 @@ def test_keys_and_mask_of_mutual_information() -> None:
     half = (torch.arange(SIZE[2]) < 4).expand(2, 1, *SIZE)
     changed = torch.where(half, warped, warped + 5)
     torch.testing.assert_close(loss(changed, fixed, mask=half), loss(warped[..., :4], fixed[..., :4]))
+
+
+@pytest.mark.parametrize("name", ["lncc", "mse", "mind", "mutual_information"])
+def test_images_of_several_channels(name: str) -> None:
+    """The mean over the channels; mutual information takes all voxels of all channels together."""
+    generator = torch.Generator().manual_seed(0)
+    scale, offset = (torch.tensor(values).reshape(1, 3, 1, 1, 1) for values in ((1.0, 0.3, 0.2), (0.0, 0.5, 0.1)))
+    warped, fixed = (torch.rand(2, 3, *SIZE, generator=generator) * scale + offset for _ in range(2))
+    loss = build_loss({"name": name})
+    if name == "mutual_information":
+        expected = loss(*(image.reshape(2, 1, 3 * SIZE[0], *SIZE[1:]) for image in (warped, fixed)))
+    else:
+        expected = torch.stack([loss(warped[:, i : i + 1], fixed[:, i : i + 1]) for i in range(3)]).mean()
+    torch.testing.assert_close(loss(warped, fixed), expected, rtol=1e-5, atol=1e-6)

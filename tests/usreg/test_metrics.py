@@ -305,3 +305,13 @@ def test_table_reports_values_that_are_all_nan_as_absent():
     table = MetricTable()
     table.update("model", {"tre": torch.tensor([math.nan, math.nan])})
     assert table.means("model") == {"tre": None}
+
+
+def test_ncc_is_the_mean_over_the_channels() -> None:
+    """A channel far from the others in value must not decide."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 2, 5, 6, 7, generator=generator) for _ in range(2))
+    offset = torch.tensor([0.0, 100.0]).reshape(1, 2, 1, 1, 1)
+    each = [METRIC_REGISTRY["ncc"](a[:, i : i + 1], b[:, i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(METRIC_REGISTRY["ncc"](a + offset, b + offset), sum(each) / 2, atol=1e-3, rtol=0)
+    assert METRIC_REGISTRY["ncc"](a * torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1, 1), b).isnan().all()

@@ -139,6 +139,39 @@ def test_shapes_must_agree() -> None:
         model(torch.zeros(1, 2, 8, 8, 8), torch.zeros(1, 2, 8, 8, 8))
 
 
+@EVERY_MODEL
+def test_images_of_several_channels(name: str) -> None:
+    """Every channel counts for the field, which warps each of them."""
+    model = tiny(name, image_channels=2).eval()
+    generator = torch.Generator().manual_seed(1)
+    moving, fixed = (torch.rand(1, 2, *SIZES[name], generator=generator) for _ in range(2))
+    assert not model(moving, fixed)[1].any()
+    perturb(model, name)
+    warped, ddf = model(moving, fixed)
+    assert ddf.shape == (1, 3, *SIZES[name])
+    torch.testing.assert_close(warped, torch.cat([warp(moving[:, i : i + 1], ddf) for i in range(2)], dim=1))
+    without_second = [torch.cat([image[:, :1], 0 * image[:, 1:]], dim=1) for image in (moving, fixed)]
+    assert not torch.equal(model(without_second[0], fixed)[1], ddf)
+    assert not torch.equal(model(moving, without_second[1])[1], ddf)
+    with pytest.raises(ValueError, match=r"both must be the same \(B, 2, D, H, W\): .*'image_channels' .* here 2"):
+        model(moving[:, :1], fixed[:, :1])
+
+
+@EVERY_MODEL
+def test_nothing_moves_along_an_axis_of_one_voxel(name: str) -> None:
+    """Where the image ends in zeros, such a displacement would fade it; the gradient would seek that."""
+    size = (1, *SIZES[name][1:])
+    model = tiny(name, size, warp_padding_mode="zeros")
+    perturb(model, name)
+    moving, fixed = pair(size)
+    warped, ddf = model(moving, fixed)
+    assert not ddf[:, 0].any()
+    assert ddf[:, 1].any()
+    assert ddf[:, 2].any()
+    (warped - fixed).square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_globalnet_is_tied_to_its_size() -> None:
     with pytest.raises(ValueError, match=r"built for images of \[16, 12, 20\]; it got \[8, 8, 8\]"):
         tiny("globalnet3d")(*pair((8, 8, 8)))
@@ -202,6 +235,8 @@ def test_transmorph_checkpointing_changes_no_gradient() -> None:
         ("voxelmorph3d", {"in_channels": 1}, "in_channels is 1; it must be 2"),
         ("voxelmorph3d", {"channels": [4, 8, 8]}, "channels is .* pairs"),
         ("voxelmorph3d", {"final_conv_channels": [0]}, "channels is 0"),
+        ("unetreg3d", {"in_channels": 2, "image_channels": 2}, "in_channels is 2; it must be 4, .* of 2 channels each"),
+        ("transmorph3d", {"image_channels": 0}, "image_channels is 0; it must be 1 or more"),
         ("globalnet3d", {"num_channel_initial": 0}, "num_channel_initial is 0"),
         ("unetreg3d", {"out_channels": 2}, "out_channels is 2; it must be 3"),
         ("unetreg3d", {"channels": [4, 8], "strides": [2, 2]}, "one stride fewer than levels"),
@@ -218,27 +253,27 @@ def test_impossible_values(name: str, keys: dict[str, Any], message: str) -> Non
 
 
 def test_defaults_are_those_of_the_reference() -> None:
-    shared = {"warp_mode": "bilinear", "warp_padding_mode": "border", "checkpointing": False}
+    shared = {"warp_mode": "bilinear", "warp_padding_mode": "border", "checkpointing": False, "image_channels": 1}
     reference: dict[str, dict[str, Any]] = {
         "globalnet3d": {"num_channel_initial": 16, "depth": 3},
         "localnet3d": {
             "num_channel_initial": 16,
             "depth": 3,
-            "in_channels": 2,
+            "in_channels": None,  # 2 for images of one channel
             "extract_levels": None,
             "out_channels": 3,
             "pooling": True,
             "concat_skip": False,
         },
         "unetreg3d": {
-            "in_channels": 2,
+            "in_channels": None,  # 2 for images of one channel
             "out_channels": 3,
             "channels": (16, 32, 64, 128, 256),
             "strides": (2, 2, 2, 2),
             "num_res_units": 2,
         },
         "voxelmorph3d": {
-            "in_channels": 2,
+            "in_channels": None,  # 2 for images of one channel
             "unet_out_channels": 32,
             "channels": (16, 32, 32, 32, 32, 32),
             "final_conv_channels": (16, 16),

@@ -181,13 +181,14 @@ DATASET = {"name": "custom_dataset", "json_file": "x.json"}
 MODEL = {"name": "unetreg3d", "channels": [4, 8], "strides": [2], "num_res_units": 0}
 
 
-def checkpoint(folder: Path, dataset: dict[str, object] | None = None, **changed: object) -> Path:
+def checkpoint(folder: Path, dataset: dict[str, object] | None = None, channels: int = 1, **changed: object) -> Path:
     """A run's folder with a network whose field is not zero."""
     torch.manual_seed(0)
-    model = build_model(MODEL, image_size=(16, 16, 16))
+    section = MODEL if channels == 1 else {**MODEL, "image_channels": channels}
+    model = build_model(section, image_size=(16, 16, 16))
     for parameter in list(model.parameters())[-2:]:
         torch.nn.init.normal_(parameter, std=0.3)
-    config = {"model": MODEL, "image_size": [16, 16, 16], "train_dataset": dataset or DATASET, "plugins": []}
+    config = {"model": section, "image_size": [16, 16, 16], "train_dataset": dataset or DATASET, "plugins": []}
     entries = {
         "model": model.state_dict(),
         "loss": {},
@@ -225,6 +226,32 @@ def test_a_network_with_no_iterations_is_inference(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.transform(points), theirs, atol=1e-3)
     assert found.report["start"].endswith("last.pt")
     assert warped.shape == (1, 1, 16, 16, 16)
+
+
+def test_a_network_of_two_channels(tmp_path: Path) -> None:
+    """Each channel is scaled by itself; the prediction is that of the network for the two."""
+    folder = checkpoint(tmp_path / "run", channels=2)
+    first = torch.from_numpy(texture()).float()
+    voxels = torch.stack([first, 100 - 50 * first**2])
+    fixed = Volume(voxels, Grid(SIZE, AFFINE))
+    moving = Volume(voxels.flip(1), fixed.grid)
+    network = load_network(folder)
+    found = predict(network, fixed, moving, {})
+    scaled = [Volume(torch.stack([v[0], 7 - 3 * v[0] ** 2]), fixed.grid) for v in (fixed.voxels, moving.voxels)]
+    points = fixed.grid.to_world(np.argwhere(np.ones((18, 16, 14))) + 3.0)
+    theirs = predict(network, *scaled, {})(points)
+    np.testing.assert_allclose(found(points), theirs, atol=1e-3)
+    assert np.linalg.norm(theirs - points, axis=1).mean() > 0.05
+    message = "takes volumes of 2 channels; the fixed image has 1 channels"
+    with pytest.raises(DataError, match=message):
+        predict(network, Volume(voxels[:1], fixed.grid), moving, {})
+    registered = usreg.register(
+        (voxels.numpy(), AFFINE),
+        (voxels.flip(1).numpy(), AFFINE),
+        checkpoint=folder,
+        overrides=[NO_FIELD],
+    )
+    np.testing.assert_allclose(registered.transform(points), found(points), atol=1e-3)
 
 
 def test_a_network_on_a_shared_grid_sees_both_images_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import pytest
 import torch
 
+import usreg
 from usreg.datasets import DATASET_REGISTRY, collate
 from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
 from usreg.errors import ConfigError, DataError
 from usreg.metrics import METRIC_REGISTRY
+from usreg.models import MODEL_REGISTRY, RegistrationModel
+from usreg.training.checkpoints import load_checkpoint
 
 IMAGE = torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -122,6 +128,79 @@ def test_a_metric_is_tried_before_anything_is_written(train_tiny, monkeypatch, t
     monkeypatch.setitem(METRIC_REGISTRY, "mine", metric)
     with pytest.raises(error, match=message):
         train_tiny()
+    assert not (tmp_path / "run").exists()
+
+
+def two_channels(sample):
+    """A second channel that is another contrast of the first."""
+    return sample | {key: torch.cat([sample[key], 1 - sample[key] ** 2]) for key in ("moving", "fixed")}
+
+
+MINE = ("train_dataset.name=mine", "val_dataset.name=mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        ("{name: unetreg3d, channels: [4, 8], strides: [2], num_res_units: 0}", "{name: lncc_dvf}"),
+        ("{name: globalnet3d, num_channel_initial: 4, depth: 2}", "{name: mse}"),
+    ],
+    ids=["unetreg3d", "globalnet3d"],
+)
+def test_images_of_two_channels_train_and_are_evaluated(train_tiny, monkeypatch, tmp_path, model, loss):
+    monkeypatch.setattr(Mine, "change", staticmethod(two_channels))
+    monkeypatch.setitem(DATASET_REGISTRY, "mine", Mine)
+    run = train_tiny(*MINE, f"model={model}", f"loss={loss}")
+    assert run.evaluation.skipped == 0
+    assert run.evaluation.metrics["dice"] is None  # no labels
+    config = load_checkpoint(run.folder / "last.pt")["config"]
+    assert config["model"]["image_channels"] == 2
+    resumed = train_tiny(*MINE, f"model={model}", f"loss={loss}", "training.resume=auto", "training.epochs=3")
+    assert resumed.folder == run.folder
+    last = run.folder / "last.pt"
+    found = usreg.evaluate(last, split="val", out="out", save=["warped", "pictures"])
+    overrides = [*MINE, f"model={model}", f"loss={loss}"]
+    again = usreg.evaluate(last, config=tmp_path / "tiny.yaml", overrides=overrides, split="val")
+    for key in ("mse", "ncc"):
+        values = [result.values(next(iter(result.methods)), key) for result in (found, again)]
+        assert values[0].mean() == pytest.approx(resumed.evaluation.metrics[key], rel=1e-4)
+        assert values[0].tolist() == values[1].tolist()
+    saved = sorted(Path("out").glob("**/warped.nii.gz"))
+    assert [nib.load(path).shape for path in saved] == [(16, 16, 16, 2)] * 2
+    assert len(list(Path("out").glob("**/picture.png"))) == 2
+
+
+def other_axes(sample):
+    return sample | {key: sample[key].transpose(0, 1) for key in ("moving", "fixed")}
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "error", "message"),
+    [
+        (other_axes, (), DataError, r"\(16, 1, 16, 16\); with image_size \[16, 16, 16\] it is \(1, 16, 16, 16\): put"),
+        (
+            lambda s: two_channels(s) | {"moving": s["moving"]},
+            (),
+            DataError,
+            r"moving \(1, 16, 16, 16\) and fixed \(2, 16, 16, 16\) must have one shape, channels included",
+        ),
+        (two_channels, ("model.image_channels=3",), ConfigError, r"\(B, 3, D, H, W\).*'image_channels' of the model"),
+        (two_channels, ("model.in_channels=2",), ConfigError, "in_channels is 2; it must be 4, .* leave it out"),
+        (two_channels, ("model={name: one_channel}",), ConfigError, "takes images of one channel, and these have 2: "),
+        (lambda s: s | {"moving": s["moving"][:, 0]}, (), DataError, r"give \(C, H, W\) as image\[:, None\]"),
+        (lambda s: s | {"fixed": s["fixed"][0, 0]}, (), DataError, r"give \(H, W\) as image\[None, None\]"),
+    ],
+    ids=["axes", "one of two", "other number", "in_channels", "a plugin's model", "slice", "plane"],
+)
+@pytest.mark.parametrize("augmented", [False, True], ids=["plain", "augmented"])
+def test_channels_and_slices_that_do_not_fit(
+    train_tiny, monkeypatch, tmp_path, change, overrides, error, message, augmented
+):
+    monkeypatch.setitem(MODEL_REGISTRY, "one_channel", lambda: RegistrationModel(torch.nn.Conv3d(2, 3, 1)))
+    monkeypatch.setattr(Mine, "change", staticmethod(change))
+    monkeypatch.setitem(DATASET_REGISTRY, "mine", Mine)
+    with pytest.raises(error, match=message):
+        train_tiny(*MINE, *overrides, *(["augmentation={gamma: 0.2, rotation: 5}"] if augmented else []))
     assert not (tmp_path / "run").exists()
 
 

@@ -28,7 +28,7 @@ NO_FOLDING = 0.25
 """Displacement of control points, in their distances, at which a cubic B-spline in 3-D is far from folding, which may
 begin at 1 / 2.48 (Choi and Lee, Graphical Models 62, 2000)."""
 
-PROVIDED = {"dataset": ("split", "image_size"), "model": ("image_size",), "loss": ()}
+PROVIDED = {"dataset": ("split", "image_size"), "model": ("image_size", "image_channels"), "loss": ()}
 """Arguments that the program passes to the factories of a kind, so that a section need not give them."""
 RESERVED = ("split",)
 """Those of them that a section must not give."""

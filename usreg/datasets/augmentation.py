@@ -19,7 +19,7 @@ from ..metrics.landmarks import sample_at_points
 from ..models.warp import warp
 from .case_files import SIDES
 from .phantoms import spline_upsample
-from .sample_checks import conformed
+from .sample_checks import check_shapes, conformed
 from .utils import Sample
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Augmented(Dataset[Sample]):
     left out.
 
     Args:
-        dataset: whose samples have ``moving`` and ``fixed`` (1, D, H, W).
+        dataset: whose samples have ``moving`` and ``fixed`` (C, D, H, W).
         options: what may change, and by how much.
         seed: of all changes.
     """
@@ -84,6 +84,7 @@ class Augmented(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         epoch, index = divmod(number, len(self))
         sample = conformed(self.dataset[index], index)
+        check_shapes(sample, f"{type(self.dataset).__name__}, case {sample.get('case', index)}")
         sample = {key: value for key, value in sample.items() if key not in IN_THE_WORLD}
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
         if rng.uniform() >= self.options.probability:
@@ -119,7 +120,7 @@ class Augmented(Dataset[Sample]):
             image = sample[side]
             power = math.exp(rng.uniform(-1, 1) * math.log1p(self.options.gamma))
             if power != 1:
-                low, high = torch.aminmax(image)
+                low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
                 image = low + (high - low) * ((image - low) / (high - low).clamp(min=1e-12)) ** power
             if self.options.noise_std:
                 noise = rng.standard_normal(tuple(image.shape), np.float32)

@@ -18,13 +18,16 @@ from .reading import Reading
 _LARGEST_SHIFT = 0.5  # voxels between an image's and its label's place, by their headers
 
 
-def check_case(case: Case, landmarks_space: str | None = None, reading: Reading | None = None) -> list[str]:
+def check_case(
+    case: Case, landmarks_space: str | None = None, reading: Reading | None = None, image_channels: int = 1
+) -> list[str]:
     """What is doubtful about a case whose files can be used.
 
     Args:
         case: of the manifest.
         landmarks_space: the config's, None where it is not set.
         reading: what is believed of headers.
+        image_channels: that the images must have.
 
     Raises:
         DataError: for the first of the files that is missing, no volume, or does not fit the others.
@@ -35,7 +38,7 @@ def check_case(case: Case, landmarks_space: str | None = None, reading: Reading 
     for side in SIDES:
         with at(case, side):
             image = reading.header_of(case, side)
-            _check_channels(case, side, image)
+            _check_image_channels(case, side, image, image_channels)
         for key in (f"{side}_label", f"{side}_mask"):
             if case.has(key):
                 with at(case, key):
@@ -94,6 +97,16 @@ def _better_space(landmarks: Landmarks, image: Grid, space: str | None) -> str:
 def _check_channels(case: Case, key: str, header: VolumeHeader) -> None:
     if header.channels != 1:
         raise DataError(f"{case.files[key]}: has {header.channels} channels; one is needed")
+
+
+def _check_image_channels(case: Case, side: str, header: VolumeHeader, wanted: int) -> None:
+    if header.channels != wanted:
+        needed = "one is needed" if wanted == 1 else f"{wanted} are needed"
+        raise DataError(
+            f"{case.files[side]}: has {header.channels} channels; {needed}, as the key image_channels of "
+            "custom_dataset (--image-channels of python -m usreg.manifest check) says; a series in time is one case "
+            "for each time"
+        )
 
 
 def _check_overlay(case: Case, key: str, image: Grid, reading: Reading, doubts: list[str]) -> int:

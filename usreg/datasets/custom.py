@@ -49,7 +49,8 @@ class CustomDataset(Dataset[Sample]):
 
     A sample has
 
-    - ``moving``, ``fixed`` (1, D, H, W) float32, in [0, 1] unless ``normalize_intensity`` is false
+    - ``moving``, ``fixed`` (C, D, H, W) float32, in [0, 1] unless ``normalize_intensity`` is false; C is 1 without
+      ``image_channels``
     - ``moving_label``, ``fixed_label`` (L, D, H, W), one channel per structure: 0 and 1, of the nearest voxel, for maps
       and on a shared grid; else the fraction of each voxel inside the structure, from trilinear sampling. What exceeds
       0.5 is the mask. A case without labels gets one all-zero channel, which counts as absent
@@ -90,6 +91,7 @@ class CustomDataset(Dataset[Sample]):
         nan: what NaN in a volume is: ``error``; ``fill``, background: the lowest value of an image, 0 of a label or
             mask; or ``mask``, background that ``moving_mask`` and ``fixed_mask``, then in every sample, leave out.
         cache_dir: folder of prepared samples, see :class:`usreg.datasets.disk_cache.DiskCache`; None for none.
+        image_channels: of the files of the images, whose fourth axis they are. Each channel is scaled by itself.
         preprocess_style: ``multigradicon``, the only one: what is described here.
         roi_from_labels, roi_margin, roi_reference, intensity_lower, intensity_upper, intensity_clip: of older files;
             they do nothing, which the log says once.
@@ -121,6 +123,7 @@ class CustomDataset(Dataset[Sample]):
         preprocess_style: str = "multigradicon",
         split: str = "train",
         *,
+        image_channels: int = 1,
         roi_from_labels: Any = None,
         roi_margin: Any = None,
         roi_reference: Any = None,
@@ -129,6 +132,7 @@ class CustomDataset(Dataset[Sample]):
         intensity_clip: Any = None,
     ) -> None:
         self.image_size = check_image_size(image_size)
+        self.image_channels = options.check_image_channels(image_channels)
         options.check_preprocess_style(preprocess_style)
         options.check_alignment(align_reference, align_margin_mm)
         options.note_ignored(
@@ -200,7 +204,7 @@ class CustomDataset(Dataset[Sample]):
         return sample
 
     def _check(self, case: Case) -> None:
-        for doubt in check_case(case, self.landmarks_space, self.reading):
+        for doubt in check_case(case, self.landmarks_space, self.reading, self.image_channels):
             logger.warning("%s", doubt)
 
     def _check_place(self, case: Case) -> None:

@@ -50,6 +50,13 @@ def check_labels(labels: Sequence[int] | None) -> tuple[int, ...] | None:
     return numbers
 
 
+def check_image_channels(channels: int) -> int:
+    """Return a whole number of 1 or more, or raise a ValueError."""
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise ValueError(f"image_channels must be a whole number of 1 or more, not {channels!r}")
+    return channels
+
+
 def check_alignment(reference: str, margin: float) -> None:
     """Raise a ValueError unless the reference is a key of a volume and the margin a length."""
     if reference not in VOLUMES:

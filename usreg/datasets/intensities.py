@@ -37,15 +37,18 @@ class IntensityRule:
         return self.default_is_ct if modality is None else "ct" in modality.lower()
 
     def scaled(self, image: torch.Tensor, case: Case, side: str, there: torch.Tensor | None) -> torch.Tensor:
-        """The image (1, D, H, W) in [0, 1].
+        """The image (C, D, H, W) in [0, 1], each channel by itself.
 
         Args:
             there: (D, H, W) bool, the voxels that come from the file; None for all of them.
 
         Raises:
-            DataError: nothing is left of the image's contrast; names the file.
+            DataError: nothing is left of a channel's contrast; names the file.
         """
-        voxels = image if there is None else image[:, there]
+        return torch.stack([self._scaled(channel, case, side, there) for channel in image])
+
+    def _scaled(self, channel: torch.Tensor, case: Case, side: str, there: torch.Tensor | None) -> torch.Tensor:
+        voxels = channel if there is None else channel[there]
         try:
             if self.is_ct(case, side):
                 low, high = self.ct_window
@@ -54,7 +57,7 @@ class IntensityRule:
                 low, high = _quantiles(voxels, self.quantile_range)
         except DataError as error:
             raise DataError(f"{case.files[side]}: {error}") from error
-        return ((image - low) / (high - low)).clamp(0, 1)
+        return ((channel - low) / (high - low)).clamp(0, 1)
 
 
 def shares_modality(case: Case) -> bool:

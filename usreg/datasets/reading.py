@@ -62,12 +62,13 @@ class Reading:
         missing = volume.as_tensor().isnan()
         if not missing.any():
             return volume, None
-        if missing.all():
-            raise DataError(f"{path}: all voxels are NaN; there is nothing to register")
+        if missing.all() or (image and missing.flatten(1).all(dim=1).any()):
+            what = "voxels" if missing.all() else "voxels of a channel"
+            raise DataError(f"{path}: all {what} are NaN; there is nothing to register")
         numbers = volume.as_tensor()
-        background = float(numbers[~missing].min()) if image else 0.0
+        background = numbers.masked_fill(missing, torch.inf).amin((1, 2, 3), keepdim=True) if image else 0.0
         valid = (~missing).all(dim=0, keepdim=True).to(numbers.dtype)
-        filled = numbers.masked_fill(missing, background)
+        filled = torch.where(missing, background, numbers)
         return MetaTensor(filled, affine=volume.affine), MetaTensor(valid, affine=volume.affine)
 
     def check(self, case: Case) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,73 @@ def conformed(sample: Any, position: int = 0) -> dict[str, Any]:
     if isinstance(found.get("dvf"), torch.Tensor):
         found["dvf"] = found["dvf"].float()
     return found
+
+
+CHANNELS = {"dvf": "3", "moving_label": "L", "fixed_label": "L"}
+"""Channels of what lies beside the images in a sample; of masks it is 1."""
+
+
+def check_shapes(sample: Mapping[str, Any], case: str, image_size: Sequence[int] | None = None) -> None:
+    """Raise a DataError unless images, field, labels and masks of a sample have shapes that fit together.
+
+    Args:
+        sample: as :func:`conformed` returns it.
+        case: for messages.
+        image_size: of the config, whose order of axes the images must have; None where it is not known.
+    """
+    for key in IMAGES:
+        value = sample.get(key)
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+        if shape is None or len(shape) != 4 or 0 in shape:
+            given = "missing" if value is None else type(value).__name__ if shape is None else shape
+            raise DataError(
+                f"{case}: '{key}' must be a tensor of the shape (1, D, H, W), or (C, D, H, W) with several channels, "
+                f"not {given}.{_advice(shape)}"
+            )
+    moving, fixed = (tuple(sample[key].shape) for key in IMAGES)
+    if moving != fixed:
+        raise DataError(
+            f"{case}: moving {moving} and fixed {fixed} must have one shape, channels included; custom_dataset resizes "
+            "both to its image_size"
+        )
+    if image_size is not None:
+        _check_order_of_axes(fixed, image_size, case)
+    for key in (*FRACTIONS, "dvf"):
+        if isinstance(sample.get(key), torch.Tensor):
+            shape, channels = tuple(sample[key].shape), CHANNELS.get(key, "1")
+            fits = len(shape) == 4 and shape[1:] == fixed[1:] and (channels == "L" or shape[0] == int(channels))
+            if not fits:
+                raise DataError(
+                    f"{case}: '{key}' has the shape {shape}; beside images of {fixed} it must be ({channels}, "
+                    f"{', '.join(map(str, fixed[1:]))})"
+                )
+
+
+def _advice(shape: tuple[int, ...] | None) -> str:
+    """What to write for an image without an axis of channels, or for a slice."""
+    if shape is None or len(shape) not in (2, 3):
+        return ""
+    slices = (
+        " A 2-D image is trained as a volume of one slice, with 'image_size: [1, H, W]': give {}, labels and masks the "
+        "same, and a field (3, 1, H, W) whose first channel is 0"
+    )
+    if len(shape) == 2:
+        return slices.format("(H, W) as image[None, None]")
+    volumes = " A volume (D, H, W) needs its channel in front: image[None]."
+    return volumes + slices.format("(C, H, W) as image[:, None]")
+
+
+def _check_order_of_axes(shape: tuple[int, ...], image_size: Sequence[int], case: str) -> None:
+    """Raise a DataError where an image's axes are those of ``image_size`` and one channel, in another order.
+
+    Otherwise volumes whose channel is not in front would pass for images of many channels.
+    """
+    wanted = (1, *image_size)
+    if shape != wanted and sorted(shape) == sorted(wanted):
+        raise DataError(
+            f"{case}: the images have the shape {shape}; with image_size {list(image_size)} it is {wanted}: put the "
+            "channel in front, and the axes in the order of image_size"
+        )
 
 
 def _tensor(value: Any) -> Any:

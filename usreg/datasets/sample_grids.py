@@ -56,13 +56,19 @@ class GridRule:
             raise DataError(f"{files.case.where}: has no '{self.reference}', which align_reference names")
         voxels, grid = files.volume(self.reference)
         image = own[self.reference.partition("_")[0]]
-        lowest = float(voxels.min()) if self.reference in own else 0.0
-        foreground = (voxels > lowest).any(dim=0).numpy()
+        foreground = foreground_of(voxels, image=self.reference in own)
         if not foreground.any():
             with at(files.case, self.reference):
                 raise DataError(f"{files.case.files[self.reference]}: is empty; align_reference needs a foreground")
         shared = self.on(foreground_box(foreground, grid, self.margin, image))
         return dict.fromkeys(own, shared)
+
+
+def foreground_of(voxels: torch.Tensor, image: bool) -> np.ndarray:
+    """(X, Y, Z) bool of (C, X, Y, Z): where a channel is above 0, or of an image above its lowest value."""
+    lowest = voxels.amin((1, 2, 3), keepdim=True) if image else torch.zeros(())
+    foreground: np.ndarray = (voxels > lowest).any(dim=0).numpy()
+    return foreground
 
 
 def foreground_box(foreground: np.ndarray, grid: Grid, margin: float, image: Grid) -> Grid:
@@ -90,14 +96,14 @@ def inside(source: Grid, target: Grid) -> torch.Tensor | None:
 
 
 def image_on(volume: torch.Tensor, source: Grid, target: Grid, pad: bool) -> torch.Tensor:
-    """An image (1, X, Y, Z) on the sample's grid, linear, smoothed against aliasing where that is coarser.
+    """An image (C, X, Y, Z) on the sample's grid, linear, smoothed against aliasing where that is coarser.
 
     Args:
-        pad: outside the file, take the image's lowest value in place of its edge.
+        pad: outside the file, take each channel's lowest value in place of its edge.
     """
     found = resample(volume, source, target, antialias=True)
     if pad and (there := inside(source, target)) is not None:
-        found = torch.where(there, found, volume.min())
+        found = torch.where(there, found, volume.amin((1, 2, 3), keepdim=True))
     return found.contiguous()
 
 

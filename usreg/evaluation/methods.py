@@ -17,6 +17,7 @@ from ..datasets import grid_of
 from ..errors import UsageError
 from ..metrics.label_volumes import structures
 from ..models import build_model
+from ..models.utils import takes_image_channels
 from ..models.warp import warp
 from ..registration.inputs.given import Pair, find_start, prepare_given
 from ..registration.pair import Volume
@@ -29,7 +30,7 @@ from ..training.trial import checked_prediction
 logger = logging.getLogger(__name__)
 
 Predict: TypeAlias = Callable[[dict[str, Any]], tuple[torch.Tensor, torch.Tensor]]
-"""From a batch to the warped image (B, 1, D, H, W) and the field (B, 3, D, H, W) in voxels, z, y, x."""
+"""From a batch to the warped image (B, C, D, H, W) and the field (B, 3, D, H, W) in voxels, z, y, x."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ def method_of_checkpoint(
     content = load_checkpoint(path)
     if config_file is not None:
         config = load_config(config_file, overrides)
+        known = content["config"].get("model", {}).get("image_channels")
+        if known is not None and takes_image_channels(config.model):
+            config.model.setdefault("image_channels", known)  # training took it from the data
     else:
         keys, given = dict(content["config"]), keys_of(overrides)
         if keys.get("device") not in (None, *available_devices()) and "device" not in given:

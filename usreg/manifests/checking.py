@@ -76,6 +76,7 @@ def check_manifest(
     reading: Reading | None = None,
     landmarks_space: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    image_channels: int = 1,
 ) -> list[CaseReport]:
     """Read every file of every case of a manifest, and report on each case.
 
@@ -84,6 +85,7 @@ def check_manifest(
         reading: what the dataset's keys ``header`` and ``nan`` say.
         landmarks_space: of landmarks that do not state it, as ``custom_dataset`` takes it.
         progress: is told, before each case, how many are done, and how many there are.
+        image_channels: that the images must have, as ``custom_dataset`` takes it.
 
     Raises:
         DataError: the manifest itself cannot be read, or has no cases.
@@ -102,7 +104,7 @@ def check_manifest(
     for where, entry in entries:
         if progress is not None:
             progress(len(reports), len(entries))
-        reports.append(_report(path.parent, where, entry, reading or Reading(), landmarks_space, seen))
+        reports.append(_report(path.parent, where, entry, reading or Reading(), landmarks_space, seen, image_channels))
     return reports
 
 
@@ -113,6 +115,7 @@ def _report(
     reading: Reading,
     space: str | None,
     seen: dict[tuple[Path, ...], str],
+    image_channels: int,
 ) -> CaseReport:
     report = CaseReport(where, where)
     case = report.attempt(lambda: read_case(folder, where, entry))
@@ -133,7 +136,7 @@ def _report(
     if shares_modality(case):
         report.doubts.append(f"{where}: {describe_shared_modality(case)}")
     if not report.problems:
-        report.doubts += report.attempt(lambda: check_case(case, space, reading)) or []
+        report.doubts += report.attempt(lambda: check_case(case, space, reading, image_channels)) or []
     _check_voxels(report, case, headers, reading)
     _check_landmarks(report, case, space)
     return report
@@ -176,10 +179,13 @@ def _check_voxels(report: CaseReport, case: Case, headers: dict[str, VolumeHeade
         if read is None:
             continue
         voxels = read[0].as_tensor()
-        low, high = float(voxels.min()), float(voxels.max())
-        if key in IMAGES and low == high:
+        for channel in voxels if key in IMAGES else ():
+            low, high = float(channel.min()), float(channel.max())
+            if low != high:
+                continue
+            what = "voxels" if len(voxels) == 1 else "voxels of a channel"
             report.problems.append(
-                f"{case.where}.{key}: {case.files[key]}: all voxels have the value {low:g}; there is nothing to "
+                f"{case.where}.{key}: {case.files[key]}: all {what} have the value {low:g}; there is nothing to "
                 "register"
             )
         if key in LABELS:

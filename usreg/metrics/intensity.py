@@ -21,9 +21,12 @@ def mean_absolute_error(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tens
 
 @register_metric("ncc")
 def global_ncc(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    """Pearson correlation of two images (B, C, D, H, W) over all voxels, -1 to 1: (B,); NaN if one is constant."""
-    a, b = warped.flatten(1), fixed.flatten(1)
-    constant = (a == a[:, :1]).all(1) | (b == b[:, :1]).all(1)
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    correlation = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-    return correlation.clamp(-1, 1).masked_fill(constant, torch.nan)
+    """Pearson correlation of two images (B, C, D, H, W) over all voxels, -1 to 1: (B,).
+
+    The mean over the channels. NaN where a channel of either image is constant.
+    """
+    a, b = warped.flatten(2), fixed.flatten(2)
+    constant = (a == a[..., :1]).all(2) | (b == b[..., :1]).all(2)
+    a, b = a - a.mean(2, keepdim=True), b - b.mean(2, keepdim=True)
+    correlation = (a * b).sum(2) / (a.norm(dim=2) * b.norm(dim=2))
+    return correlation.clamp(-1, 1).masked_fill(constant, torch.nan).mean(1)

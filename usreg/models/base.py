@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from .warp import check_modes, warp
 
 SPATIAL_DIMS = 3
-IN_CHANNELS = 2
+IMAGES = 2
+"""The moving and the fixed one, which a network gets stacked."""
 
 
 class RegistrationModel(nn.Module):
@@ -21,13 +22,15 @@ class RegistrationModel(nn.Module):
     padded with zeros at their far end, as the convolutions do at every border, and the field is cropped again.
 
     Args:
-        network: maps (B, 2, D, H, W), moving and fixed, to a field (B, 3, D, H, W) in voxels, order z, y, x.
+        network: maps (B, 2 C, D, H, W), the channels of the moving image and then those of the fixed one, to a field
+            (B, 3, D, H, W) in voxels, order z, y, x.
         multiple: what the network's sizes must be a multiple of.
+        image_channels: C, the channels of an image.
         warp_mode: ``bilinear`` or ``nearest`` (no gradient to the field).
         warp_padding_mode: ``border``, ``zeros`` or ``reflection``.
 
     Raises:
-        ValueError: an unknown warp mode.
+        ValueError: an unknown warp mode, or no channel.
     """
 
     def __init__(
@@ -35,13 +38,16 @@ class RegistrationModel(nn.Module):
         network: nn.Module,
         *,
         multiple: int = 1,
+        image_channels: int = 1,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
         super().__init__()
         check_modes(warp_mode, warp_padding_mode)
+        check_at_least_one(image_channels=image_channels)
         self.network = network
         self.multiple = multiple
+        self.image_channels = image_channels
         self.warp_mode = warp_mode
         self.warp_padding_mode = warp_padding_mode
 
@@ -49,22 +55,25 @@ class RegistrationModel(nn.Module):
         """Register a batch of pairs.
 
         Args:
-            moving: (B, 1, D, H, W), intensities in [0, 1].
-            fixed: (B, 1, D, H, W), intensities in [0, 1], on the same grid.
+            moving: (B, C, D, H, W), intensities in [0, 1].
+            fixed: (B, C, D, H, W), intensities in [0, 1], on the same grid.
 
         Returns:
-            warped (B, 1, D, H, W), the moving image on the fixed grid, and ddf (B, 3, D, H, W) in voxels, order z, y,
-            x, with ``warped(x) = moving(x + ddf(x))``; both float32, under autocast too.
+            warped (B, C, D, H, W), the moving image on the fixed grid, and ddf (B, 3, D, H, W) in voxels, order z, y,
+            x, with ``warped(x) = moving(x + ddf(x))``; both float32, under autocast too. Along an axis of one voxel,
+            such as that of a slice (B, C, 1, H, W), the displacement is 0.
 
         Raises:
-            ValueError: the two are not both (B, 1, D, H, W) of one shape.
+            ValueError: the two are not both (B, C, D, H, W) of one shape.
         """
-        if moving.shape != fixed.shape or moving.dim() != 2 + SPATIAL_DIMS or moving.shape[1] != 1:
+        channels = self.image_channels
+        if moving.shape != fixed.shape or moving.dim() != 2 + SPATIAL_DIMS or moving.shape[1] != channels:
             raise ValueError(
                 f"moving has shape {tuple(moving.shape)} and fixed {tuple(fixed.shape)}; both must be the same "
-                "(B, 1, D, H, W): resample one onto the other's grid first"
+                f"(B, {channels}, D, H, W): resample one onto the other's grid first; 'image_channels' of the model, "
+                f"here {channels}, is the number of channels of an image"
             )
-        ddf = self.field(moving, fixed).float()
+        ddf = _without_thin_axes(self.field(moving, fixed).float())
         return warp(moving, ddf, self.warp_mode, self.warp_padding_mode), ddf
 
     def field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
@@ -90,10 +99,32 @@ def padded_size(size: Sequence[int], multiple: int) -> tuple[int, ...]:
     return tuple(padded)
 
 
-def check_in_channels(in_channels: int) -> None:
-    """Raise ValueError unless the network takes the two channels it is given."""
-    if in_channels != IN_CHANNELS:
-        raise ValueError(f"in_channels is {in_channels}; it must be 2, the moving and the fixed image")
+def _without_thin_axes(ddf: torch.Tensor) -> torch.Tensor:
+    """The field with no displacement along axes of one voxel: nothing lies there that could decide about it."""
+    if 1 not in ddf.shape[2:]:
+        return ddf
+    extended = ddf.new_tensor([float(length > 1) for length in ddf.shape[2:]])
+    return ddf * extended.reshape(1, -1, 1, 1, 1)
+
+
+def network_channels(image_channels: int, in_channels: int | None = None) -> int:
+    """The channels that a network gets, those of the moving and of the fixed image.
+
+    Args:
+        image_channels: of an image.
+        in_channels: the number as a config gives it, None where it does not.
+
+    Raises:
+        ValueError: no channel, or ``in_channels`` is another number.
+    """
+    check_at_least_one(image_channels=image_channels)
+    wanted = IMAGES * image_channels
+    if in_channels not in (None, wanted):
+        each = "" if image_channels == 1 else f" of {image_channels} channels each"
+        raise ValueError(
+            f"in_channels is {in_channels}; it must be {wanted}, the moving and the fixed image{each}; leave it out"
+        )
+    return wanted
 
 
 def check_out_channels(out_channels: int) -> None:

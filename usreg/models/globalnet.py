@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets.regunet import GlobalNet
 from torch import nn
 
-from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, padded_size, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, network_channels, padded_size, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
@@ -82,6 +82,7 @@ class GlobalNetModel(RegistrationModel):
         num_channel_initial: channels of the first level, doubled at each further one.
         depth: number of times that the image is halved.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
 
@@ -91,6 +92,7 @@ class GlobalNetModel(RegistrationModel):
         num_channel_initial: int = 16,
         depth: int = 3,
         checkpointing: bool = False,
+        image_channels: int = 1,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
@@ -98,14 +100,20 @@ class GlobalNetModel(RegistrationModel):
         network = _GlobalNet(
             image_size=list(padded_size(image_size, 2**depth)),
             spatial_dims=SPATIAL_DIMS,
-            in_channels=IN_CHANNELS,
+            in_channels=network_channels(image_channels),
             num_channel_initial=num_channel_initial,
             depth=depth,
         )
         normalise_each_sample(network)
         if checkpointing:
             checkpoint_parts([*network.encode_convs, network.bottom_block])
-        super().__init__(network, multiple=2**depth, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
+        super().__init__(
+            network,
+            multiple=2**depth,
+            image_channels=image_channels,
+            warp_mode=warp_mode,
+            warp_padding_mode=warp_padding_mode,
+        )
         self.image_size = tuple(image_size)
 
     def field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
@@ -124,9 +132,12 @@ def create_globalnet3d(
     num_channel_initial: int = 16,
     depth: int = 3,
     checkpointing: bool = False,
+    image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
 ) -> nn.Module:
     """Affine registration by MONAI's GlobalNet."""
-    return GlobalNetModel(image_size, num_channel_initial, depth, checkpointing, warp_mode, warp_padding_mode)
+    return GlobalNetModel(
+        image_size, num_channel_initial, depth, checkpointing, image_channels, warp_mode, warp_padding_mode
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from monai.networks.nets.regunet import LocalNet
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, check_out_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_out_channels, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
@@ -17,7 +17,7 @@ DEPTH = 3
 
 @register_model("localnet3d")
 def create_localnet3d(
-    in_channels: int = 2,
+    in_channels: int | None = None,
     num_channel_initial: int = 16,
     depth: int = DEPTH,
     extract_levels: Sequence[int] | None = None,
@@ -25,6 +25,7 @@ def create_localnet3d(
     pooling: bool = True,
     concat_skip: bool = False,
     checkpointing: bool = False,
+    image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
@@ -32,7 +33,7 @@ def create_localnet3d(
     """Deformable registration by MONAI's LocalNet: the mean of one field per level that is read.
 
     Args:
-        in_channels: 2, the moving and the fixed image.
+        in_channels: twice ``image_channels``, the moving and the fixed image; it need not be given.
         num_channel_initial: channels of the first level, doubled at each further one.
         depth: number of times that the image is halved, which reads the levels 0 to ``depth``; any image size works.
         extract_levels: the levels to read, in place of ``depth``; the largest is the depth.
@@ -40,15 +41,16 @@ def create_localnet3d(
         pooling: halve by maxima; false: by convolutions.
         concat_skip: put the encoder's features beside the decoder's; false: add them.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
-    check_in_channels(in_channels)
+    stacked = network_channels(image_channels, in_channels)
     check_out_channels(out_channels)
     levels = _levels(depth, extract_levels)
     check_at_least_one(num_channel_initial=num_channel_initial, depth=max(levels, default=0))
     network: Any = LocalNet(
         spatial_dims=SPATIAL_DIMS,
-        in_channels=in_channels,
+        in_channels=stacked,
         num_channel_initial=num_channel_initial,
         extract_levels=levels,  # type: ignore[arg-type]  # MONAI says tuple[int] for any length
         out_channels=out_channels,
@@ -62,7 +64,11 @@ def create_localnet3d(
     if checkpointing:
         checkpoint_parts([*network.encode_convs, network.bottom_block, *network.decode_deconvs, *network.decode_convs])
     return RegistrationModel(
-        network, multiple=2 ** max(levels), warp_mode=warp_mode, warp_padding_mode=warp_padding_mode
+        network,
+        multiple=2 ** max(levels),
+        image_channels=image_channels,
+        warp_mode=warp_mode,
+        warp_padding_mode=warp_padding_mode,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.nets.swin_unetr import SwinUNETR
 from torch import nn
 
-from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
@@ -27,6 +27,7 @@ def create_transmorph3d(
     dropout_path_rate: float = 0.0,
     use_checkpoint: bool = False,
     checkpointing: bool = False,
+    image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
@@ -41,6 +42,7 @@ def create_transmorph3d(
         drop_rate, attn_drop_rate, dropout_path_rate: dropout of features, attention weights and whole blocks.
         use_checkpoint: as ``checkpointing``, of the attention blocks only.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`; of all blocks.
+        image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     check_at_least_one(feature_size=feature_size)
@@ -48,7 +50,7 @@ def create_transmorph3d(
         if len(values) != LEVELS:
             raise ValueError(f"{key} is {list(values)}; it must have {LEVELS} entries, one per level")
     network = SwinUNETR(
-        in_channels=IN_CHANNELS,
+        in_channels=network_channels(image_channels),
         out_channels=SPATIAL_DIMS,
         spatial_dims=SPATIAL_DIMS,
         feature_size=feature_size,
@@ -63,4 +65,10 @@ def create_transmorph3d(
     zero_init(network.out)
     if checkpointing:
         checkpoint_parts(m for name, m in network.named_children() if name.startswith(("encoder", "decoder")))
-    return RegistrationModel(network, multiple=MULTIPLE, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
+    return RegistrationModel(
+        network,
+        multiple=MULTIPLE,
+        image_channels=image_channels,
+        warp_mode=warp_mode,
+        warp_padding_mode=warp_padding_mode,
+    )

@@ -9,19 +9,20 @@ from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from monai.networks.nets.unet import UNet
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, check_out_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_out_channels, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
 
 @register_model("unetreg3d")
 def create_unetreg3d(
-    in_channels: int = 2,
+    in_channels: int | None = None,
     out_channels: int = 3,
     channels: Sequence[int] = (16, 32, 64, 128, 256),
     strides: Sequence[int] = (2, 2, 2, 2),
     num_res_units: int = 2,
     checkpointing: bool = False,
+    image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
@@ -29,15 +30,16 @@ def create_unetreg3d(
     """Deformable registration by MONAI's UNet.
 
     Args:
-        in_channels: 2, the moving and the fixed image.
+        in_channels: twice ``image_channels``, the moving and the fixed image; it need not be given.
         out_channels: 3, the components of the field.
         channels: channels of each level, fine to coarse.
         strides: downsampling between them, one fewer than ``channels``; any image size works.
         num_res_units: residual convolutions per level; 0 for plain ones.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
-    check_in_channels(in_channels)
+    stacked = network_channels(image_channels, in_channels)
     check_out_channels(out_channels)
     if len(channels) < 2 or len(strides) != len(channels) - 1:
         raise ValueError(
@@ -47,7 +49,7 @@ def create_unetreg3d(
     check_at_least_one(channels=min(channels), strides=min(strides), num_res_units=num_res_units + 1)
     features = UNet(
         spatial_dims=SPATIAL_DIMS,
-        in_channels=in_channels,
+        in_channels=stacked,
         out_channels=channels[0],
         channels=tuple(channels),
         strides=tuple(strides),
@@ -61,6 +63,7 @@ def create_unetreg3d(
     return RegistrationModel(
         nn.Sequential(features, to_field),
         multiple=math.prod(strides),
+        image_channels=image_channels,
         warp_mode=warp_mode,
         warp_padding_mode=warp_padding_mode,
     )

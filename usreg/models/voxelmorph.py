@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import usreg_kernels as uk
 from usreg_kernels.dispatch import is_worthwhile
 
-from .base import IN_CHANNELS, SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_in_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 from .warp import warp
@@ -56,6 +56,7 @@ class VoxelMorphModel(RegistrationModel):
         final_conv_channels: channels of the convolutions behind the U-Net.
         half_res: integrate at half the resolution, which takes an eighth of the memory and gives smoother fields.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
 
     Raises:
@@ -70,6 +71,7 @@ class VoxelMorphModel(RegistrationModel):
         final_conv_channels: Sequence[int] = FINAL_CONV_CHANNELS,
         half_res: bool = False,
         checkpointing: bool = False,
+        image_channels: int = 1,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
@@ -81,7 +83,7 @@ class VoxelMorphModel(RegistrationModel):
         check_at_least_one(channels=smallest)
         backbone: Any = VoxelMorphUNet(
             spatial_dims=SPATIAL_DIMS,
-            in_channels=IN_CHANNELS,
+            in_channels=network_channels(image_channels),
             unet_out_channels=unet_out_channels,
             channels=tuple(channels),
             final_conv_channels=tuple(final_conv_channels),
@@ -90,7 +92,13 @@ class VoxelMorphModel(RegistrationModel):
         if checkpointing:
             checkpoint_parts(backbone.net)
         multiple = 2 ** (len(channels) // 2)
-        super().__init__(backbone, multiple=multiple, warp_mode=warp_mode, warp_padding_mode=warp_padding_mode)
+        super().__init__(
+            backbone,
+            multiple=multiple,
+            image_channels=image_channels,
+            warp_mode=warp_mode,
+            warp_padding_mode=warp_padding_mode,
+        )
         self.integration_steps = integration_steps
         self.half_res = half_res
 
@@ -113,19 +121,20 @@ def rescaled(field: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 @register_model("voxelmorph3d")
 def create_voxelmorph3d(
-    in_channels: int = 2,
+    in_channels: int | None = None,
     unet_out_channels: int = UNET_OUT_CHANNELS,
     channels: Sequence[int] = CHANNELS,
     final_conv_channels: Sequence[int] = FINAL_CONV_CHANNELS,
     integration_steps: int = 7,
     half_res: bool = False,
     checkpointing: bool = False,
+    image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
     **_: object,
 ) -> nn.Module:
     """Deformable, by default diffeomorphic, registration by MONAI's VoxelMorph network; any image size works."""
-    check_in_channels(in_channels)
+    network_channels(image_channels, in_channels)
     return VoxelMorphModel(
         integration_steps,
         unet_out_channels,
@@ -133,6 +142,7 @@ def create_voxelmorph3d(
         final_conv_channels,
         half_res,
         checkpointing,
+        image_channels,
         warp_mode,
         warp_padding_mode,
     )

@@ -66,4 +66,6 @@ def file_name(index: int, case: str) -> str:
 def save_picture(path: Path, inputs: Mapping[str, Any], title: str) -> None:
     """The picture of the first sample of a batch's :func:`usreg.metrics.model_inputs`."""
     shown = {key: inputs[key][0].cpu() for key in PICTURED if isinstance(inputs.get(key), torch.Tensor)}
+    if (channels := len(shown["fixed"])) > 1:
+        title = f"{title}, the first of {channels} channels"
     save_registration_figure(path, **shown, title=title)

@@ -6,7 +6,7 @@ import fnmatch
 import logging
 import os
 from collections.abc import Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from ..errors import ConfigError, DataError, UsageError
 from ..io.manifest import NoCasesError
 from ..losses import build_loss
 from ..losses.call import LossCall
+from ..models.utils import takes_image_channels
 from .averaging import MovingAverage
 from .batches import Batches, EpochBatches
 from .checkpoints import (
@@ -42,7 +43,7 @@ from .run_folder import CONFIG, METRICS, check_writable, continues_in_place, mak
 from .schedules import SCHEDULER_REGISTRY, Length, Schedule
 from .selection import DEFAULT_BEST, Selection
 from .trackers import Tracker, check_trackers, make_trackers
-from .trial import build_for_size, try_out
+from .trial import build_for_size, image_channels_of, try_out
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,11 @@ def prepare_run(config: Config) -> Run:
     check_trackers(config)
     accelerator = make_accelerator(config)
     train_set, val_set = _training_set(config), _validation_set(config)
+    plain_set = train_set.dataset if isinstance(train_set, Augmented) else train_set
+    channels = image_channels_of(plain_set, config.image_size)
+    config = _with_channels(config, channels)
     set_seed(training.seed)
-    network = build_for_size(config.model, tuple(config.image_size), accelerator.device)
+    network = build_for_size(config.model, tuple(config.image_size), accelerator.device, channels)
     loss = build_loss(config.loss).to(accelerator.device)
     loss_call = LossCall(loss)
     resume = find_resume(training.resume, training.save_dir, project_folder(config.project))
@@ -163,6 +167,16 @@ def prepare_run(config: Config) -> Run:
         trackers=make_trackers(folder, config, plain_config) if accelerator.is_main_process else [],
         resumed_from=resume.path if resume is not None else None,
     )
+
+
+def _with_channels(config: Config, channels: int) -> Config:
+    """The config with the channels of the data for a model that asks for them, so that checkpoints hold the number."""
+    if channels == 1:
+        return config
+    logger.info("the images have %d channels", channels)
+    if "image_channels" in config.model or not takes_image_channels(config.model):
+        return config
+    return replace(config, model={**config.model, "image_channels": channels})
 
 
 def make_accelerator(config: Config) -> Accelerator:

@@ -11,15 +11,28 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..datasets import collate
-from ..datasets.sample_checks import FRACTIONS, IMAGES, conformed
-from ..errors import ConfigError, DataError, UsageError
+from ..datasets.sample_checks import check_shapes, conformed
+from ..errors import ConfigError, UsageError
 from ..io.header import one_line
 from ..losses.call import LossCall
 from ..metrics import evaluate_metrics, identity_inputs, model_inputs
 from ..models import build_model
+from ..models.utils import takes_image_channels
 
 _MULTIPLES = (8, 16, 32, 64)
 """What sizes are rounded up to in search of one that a model takes: many networks halve their input once per level."""
+
+
+def image_channels_of(dataset: Dataset[Any], image_size: Sequence[int]) -> int:
+    """The channels of an image of a dataset, by its first sample.
+
+    Raises:
+        DataError: the sample is not what a dataset must return, or its axes are in another order than ``image_size``.
+    """
+    sample = conformed(dataset[0])
+    case = f"{type(dataset).__name__}, case {sample.get('case', 0)}"
+    check_shapes(sample, case, image_size)
+    return len(sample["fixed"])
 
 
 @torch.no_grad()
@@ -59,14 +72,15 @@ def try_out(
         samples = [conformed(dataset[i], i) for i in range(min(batch_size, len(cast(Sized, dataset))))]
         case = f"{type(dataset).__name__}, case {samples[0].get('case', 0)}"
         for sample in samples:
-            _check_volumes(sample, f"{type(dataset).__name__}, case {sample.get('case', 0)}")
+            check_shapes(sample, f"{type(dataset).__name__}, case {sample.get('case', 0)}")
         batch = send_to_device(collate(samples), device)
         try:
             warped, ddf = checked_prediction(network(batch["moving"], batch["fixed"]), batch["fixed"].shape)
         except Exception as error:
-            size = tuple(samples[0]["fixed"].shape[1:])
-            if not _takes(network, size, device):  # else the size is not the cause
-                _explain_size(section, size, error, device)
+            channels, *size = samples[0]["fixed"].shape
+            if not _takes(network, size, device, channels):  # else the size is not the cause
+                _explain_channels(section, network, size, channels, error, device)
+                _explain_size(section, size, error, device, channels)
             if isinstance(error, ValueError):
                 raise ConfigError(f"model '{section['name']}' cannot use {case}: {error}") from error
             raise
@@ -105,23 +119,44 @@ def _check_loss(result: tuple[Any, Mapping[str, torch.Tensor]]) -> None:
         )
 
 
-def build_for_size(section: Mapping[str, Any], size: Sequence[int], device: torch.device) -> nn.Module:
-    """The model of a config section.
+def build_for_size(
+    section: Mapping[str, Any], size: Sequence[int], device: torch.device, channels: int = 1
+) -> nn.Module:
+    """The model of a config section, for images of a size and a number of channels.
 
     Raises:
         ConfigError: the factory refuses a key or a value, or fails for a reason that another size does not have.
     """
     try:
-        return build_model(section, image_size=size)
+        return build_model(section, image_size=size, image_channels=channels)
     except UsageError:
         raise
     except Exception as error:
-        _explain_size(section, size, error, device)
+        _explain_size(section, size, error, device, channels)
         raise
 
 
+def _explain_channels(
+    section: Mapping[str, Any],
+    network: nn.Module,
+    size: Sequence[int],
+    channels: int,
+    error: Exception,
+    device: torch.device,
+) -> None:
+    """Raise a ConfigError if a network that fails takes images of one channel, and these have several."""
+    if channels != 1 and not takes_image_channels(section) and _takes(network, size, device, 1):
+        raise ConfigError(
+            f"model '{section['name']}' takes images of one channel, and these have {channels}: "
+            f"{type(error).__name__}: {one_line(error)}. A factory with a parameter 'image_channels' gets their "
+            "number; or let the dataset return one channel"
+        ) from error
+
+
 @torch.no_grad()
-def _explain_size(section: Mapping[str, Any], size: Sequence[int], error: Exception, device: torch.device) -> None:
+def _explain_size(
+    section: Mapping[str, Any], size: Sequence[int], error: Exception, device: torch.device, channels: int
+) -> None:
     """Raise a ConfigError if a model that fails at a size takes another one; otherwise its error is a bug of its own.
 
     Args:
@@ -129,10 +164,12 @@ def _explain_size(section: Mapping[str, Any], size: Sequence[int], error: Except
         size: (D, H, W) at which the model failed.
         error: how.
         device: where to try other sizes.
+        channels: of an image.
     """
     for other in _larger(size):
         try:
-            takes = _takes(build_model(section, image_size=other).to(device).eval(), other, device)
+            network = build_model(section, image_size=other, image_channels=channels).to(device).eval()
+            takes = _takes(network, other, device, channels)
         except Exception:  # whatever a model raises that cannot be built for a size
             takes = False
         if takes:
@@ -149,41 +186,14 @@ def _larger(size: Sequence[int]) -> Iterator[tuple[int, ...]]:
     yield from (other for other in dict.fromkeys(sizes) if other != tuple(size))
 
 
-def _takes(network: nn.Module, size: Sequence[int], device: torch.device) -> bool:
-    """Whether a network takes a pair of empty images of a size."""
-    image = torch.zeros(1, 1, *size, device=device)
+def _takes(network: nn.Module, size: Sequence[int], device: torch.device, channels: int) -> bool:
+    """Whether a network takes a pair of empty images of a size and a number of channels."""
+    image = torch.zeros(1, channels, *size, device=device)
     try:
         checked_prediction(network(image, image), image.shape)
     except Exception:  # whatever a model raises
         return False
     return True
-
-
-CHANNELS = {"dvf": "3", "moving_label": "L", "fixed_label": "L"}
-"""Channels of what lies beside the images in a sample; of masks it is 1."""
-
-
-def _check_volumes(sample: Mapping[str, Any], case: str) -> None:
-    for key in IMAGES:
-        value = sample.get(key)
-        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-        if shape is None or len(shape) != 4 or shape[0] != 1:
-            given = "missing" if value is None else type(value).__name__ if shape is None else shape
-            raise DataError(f"{case}: '{key}' must be a tensor of the shape (1, D, H, W), not {given}")
-    moving, fixed = (tuple(sample[key].shape) for key in IMAGES)
-    if moving != fixed:
-        raise DataError(
-            f"{case}: moving {moving} and fixed {fixed} must have one shape; the dataset resizes both to its image_size"
-        )
-    for key in (*FRACTIONS, "dvf"):
-        if isinstance(sample.get(key), torch.Tensor):
-            shape, channels = tuple(sample[key].shape), CHANNELS.get(key, "1")
-            fits = len(shape) == 4 and shape[1:] == fixed[1:] and (channels == "L" or shape[0] == int(channels))
-            if not fits:
-                raise DataError(
-                    f"{case}: '{key}' has the shape {shape}; beside images of {fixed} it must be ({channels}, "
-                    f"{', '.join(map(str, fixed[1:]))})"
-                )
 
 
 def checked_prediction(prediction: Any, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:

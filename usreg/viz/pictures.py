@@ -62,7 +62,8 @@ def save_registration_figure(
 
     Args:
         path: the file; its folder must exist.
-        moving: (D, H, W), as the other images; leading dimensions of size 1 are dropped.
+        moving: (D, H, W), as the other images, or (C, D, H, W), of which the first channel is drawn; leading
+            dimensions of size 1 are dropped.
         fixed: (D, H, W).
         warped: (D, H, W).
         ddf: (3, D, H, W) in voxels, channels z, y, x.
@@ -74,7 +75,7 @@ def save_registration_figure(
         affine: (4, 4) from voxels of the fixed image to mm in the world, RAS; gives the spacing, the names of the
             planes and the places of the slices in mm.
     """
-    images = [_volume(image) for image in (moving, fixed, warped)]
+    images = [_volume(image[:1] if image.dim() == 4 else image) for image in (moving, fixed, warped)]
     labels = [None if label is None else _volume(label, 4)[0] for label in (moving_label, fixed_label, warped_label)]
     field = _volume(ddf, 4)
     jacobian = jacobian_determinant(torch.from_numpy(field)[None])[0, 0].numpy()

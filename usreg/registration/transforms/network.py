@@ -13,7 +13,7 @@ from torch import nn
 
 from ...config.plugins import import_plugins
 from ...datasets.custom_options import check_orientation, check_range, check_spacing
-from ...datasets.sample_grids import GridRule, foreground_box, image_on
+from ...datasets.sample_grids import GridRule, foreground_box, foreground_of, image_on
 from ...errors import ConfigError, DataError, UsageError
 from ...models import build_model
 from ...spatial import Affine, Chain, Grid, resample
@@ -36,12 +36,14 @@ class Network:
         path: the checkpoint.
         model: the network, in evaluation mode.
         image_size: (D, H, W) voxels of its images.
+        channels: of an image.
         dataset: the section of the training set, for the preparation of the images.
     """
 
     path: Path
     model: nn.Module
     image_size: tuple[int, int, int]
+    channels: int
     dataset: Mapping[str, Any]
 
 
@@ -72,7 +74,8 @@ def load_network(checkpoint: Path, device: str = "cpu") -> Network:
         load_weights(model, content, path)
     except UsageError as error:
         raise ConfigError(f"{path}: its network cannot be built: {error}") from error
-    return Network(path, model.eval().to(device), tuple(size), config.get("train_dataset") or {})
+    channels = section.get("image_channels", 1)
+    return Network(path, model.eval().to(device), tuple(size), channels, config.get("train_dataset") or {})
 
 
 @torch.no_grad()
@@ -86,7 +89,7 @@ def predict(
 
     Args:
         network: see :func:`load_network`.
-        fixed, moving: the images, of one channel and without NaN.
+        fixed, moving: the images, without NaN.
         is_ct: of ``"fixed"`` and ``"moving"``: whether its intensities are scaled by the ``ct_window`` of the training.
         fixed_label: of a network that was trained around the foreground of the fixed label.
 
@@ -94,13 +97,14 @@ def predict(
         A field on the fixed image's grid and an affine, from the fixed image's world to the moving one's.
 
     Raises:
-        DataError: the images are no volumes of one channel.
+        DataError: the images are no volumes of the network's channels.
         ConfigError: the network cannot take them, or does not return a field.
     """
     for name, volume in (("fixed", fixed), ("moving", moving)):
-        if len(volume.voxels) != 1 or 1 in volume.grid.size:
+        if len(volume.voxels) != network.channels or 1 in volume.grid.size:
+            number = "one channel" if network.channels == 1 else f"{network.channels} channels"
             raise DataError(
-                f"{network.path} takes volumes of one channel; the {name} image has {len(volume.voxels)} channels and "
+                f"{network.path} takes volumes of {number}; the {name} image has {len(volume.voxels)} channels and "
                 f"{' x '.join(map(str, volume.grid.size))} voxels"
             )
     grids = _grids(network, fixed, moving, fixed_label)
@@ -148,8 +152,7 @@ def _grids(network: Network, fixed: Volume, moving: Volume, fixed_label: Volume 
         )
         shared = rule.on(fixed.grid)
         return {"fixed": shared, "moving": shared}
-    lowest = float(volume.voxels.min()) if reference in ("fixed", "moving") else 0.0
-    foreground = (volume.voxels > lowest).any(dim=0).numpy()
+    foreground = foreground_of(volume.voxels, image=reference in ("fixed", "moving"))
     if not foreground.any():
         raise DataError(f"{reference} is empty; {network.path} was trained on a grid around its foreground")
     image = moving.grid if reference == "moving" else fixed.grid
@@ -158,7 +161,7 @@ def _grids(network: Network, fixed: Volume, moving: Volume, fixed_label: Volume 
 
 
 def _prepared(network: Network, name: str, volume: Volume, grid: Grid, is_ct: bool) -> torch.Tensor:
-    """(1, D, H, W) as the training had it."""
+    """(C, D, H, W) as the training had it."""
     section = network.dataset
     image = image_on(volume.voxels, volume.grid, grid, pad=not section.get("align_shared_grid"))
     if not section.get("normalize_intensity", True):
