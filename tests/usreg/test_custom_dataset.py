@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -431,3 +432,55 @@ def test_channels_must_be_those_of_the_section(folder, capsys):
     assert manifest.main([*check, "--image-channels=2"]) == 0
     assert manifest.main(check) == manifest.EXIT_WRONG
     assert "--image-channels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("thin", [0, 1, 2], ids="zyx")
+def test_slices(folder, thin):
+    """A slice is sampled as any plane of a volume whose planes are all the same; labels and points lie in it."""
+    size = [10, 12, 14]
+    size[thin] = 1
+    axis = 2 - thin  # of the file, x, y, z
+    thick = {"moving": volume(MOVING, 0), "fixed": volume(FIXED, 1)}
+    flat = {side: np.take(voxels, [0], axis) for side, voxels in thick.items()}
+    points = {f"{side}_landmarks": [[1, 2, 3]] for side in thick}
+    for both in points.values():
+        both[0][axis] = 0
+    marks = {
+        f"{side}_label": folder.save(f"{side}l.nii.gz", (v > np.median(v)).astype(np.uint8)) for side, v in flat.items()
+    }
+    case = folder.case(0, **{side: folder.save(f"{side}.nii.gz", v) for side, v in flat.items()}, **points, **marks)
+    sample = folder.dataset(case, image_size=size, normalize_intensity=False)[0]
+    same = {side: np.repeat(v, thick[side].shape[axis], axis) for side, v in flat.items()}
+    case = folder.case(1, **{side: folder.save(f"{side}1.nii.gz", v) for side, v in same.items()})
+    volumes = folder.dataset(case, image_size=[10, 12, 14], normalize_intensity=False)[0]
+    for side in thick:
+        torch.testing.assert_close(sample[side], volumes[side].narrow(1 + thin, 5, 1), rtol=1e-4, atol=1e-4)
+        assert sample[f"{side}_label"].shape == (1, *size)
+        assert 0.3 < sample[f"{side}_label"].mean() < 0.7
+        assert sample[f"{side}_points"][0, thin] == pytest.approx(0, abs=1e-5)
+    with pytest.raises(DataError, match=rf"a volume, and image_size {re.escape(str(size))} is that of slices"):
+        folder.dataset(case, image_size=size)
+
+
+def test_slices_do_not_mix_with_volumes(folder, capsys):
+    """Nor do two planes, or a grid that both share."""
+    plane = folder.save("plane.nii.gz", volume(MOVING, 0)[..., 0])
+    across = folder.save("across.nii.gz", volume(MOVING, 0)[:, :1])
+    size = [1, 12, 14]
+    with pytest.raises(DataError, match=r"moving: .*\(20, 18, 1\), .*a single slice, .* give image_size \[1, 12, 14\]"):
+        folder.dataset(folder.case(0, moving=plane))
+    with pytest.raises(DataError, match=r"fixed: .*a volume, and image_size \[1, 12, 14\]"):
+        folder.dataset(folder.case(0, moving=plane), image_size=size)
+    with pytest.raises(DataError, match=r"fixed: .*a single slice, .* give image_size \[2, 1, 14\]"):
+        folder.dataset(folder.case(0, moving=plane, fixed=across), image_size=size)
+    with pytest.raises(ValueError, match="align_shared_grid needs volumes"):
+        folder.dataset(folder.case(0, moving=plane, fixed=plane), image_size=size, align_shared_grid=True)
+    with pytest.raises(ValueError, match=r"each 2 or more, or one of them 1 for slices, not \[1, 1, 14\]"):
+        folder.dataset(folder.case(0), image_size=[1, 1, 14])
+    other = folder.save("other.nii.gz", volume(MOVING, 1)[..., 0])
+    for case, status, text in (
+        (folder.case(0, moving=plane), manifest.EXIT_WRONG, "train[0].moving: is a single slice, and the other image"),
+        (folder.case(0, moving=plane, fixed=other), 0, "is a pair of slices: it trains with an image_size like"),
+    ):
+        assert manifest.main(["check", folder.manifest(case)]) == status
+        assert text in " ".join(capsys.readouterr().out.split())

@@ -581,3 +581,18 @@ def test_images_of_several_channels(name: str) -> None:
     else:
         expected = torch.stack([loss(warped[:, i : i + 1], fixed[:, i : i + 1]) for i in range(3)]).mean()
     torch.testing.assert_close(loss(warped, fixed), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_lncc_of_slices(caplog: pytest.LogCaptureFixture) -> None:
+    """A window of 1 across the slice gives the value in 2-D; a larger one sees zeros, which is said once."""
+    generator = torch.Generator().manual_seed(0)
+    warped, fixed = (torch.rand(2, 1, 1, 20, 21, generator=generator) for _ in range(2))
+    flat = build_loss({"name": "lncc", "kernel_size": 9, "spatial_dims": 2})(warped[:, :, 0], fixed[:, :, 0])
+    torch.testing.assert_close(build_loss({"name": "lncc", "kernel_size": [1, 9, 9]})(warped, fixed), flat)
+    assert not caplog.records
+    cube = build_loss({"name": "lncc", "kernel_size": 9})
+    assert cube(warped, fixed) < flat - 0.1
+    cube(warped, fixed)
+    assert [
+        record.getMessage().endswith("kernel_size: [1, 9, 9] looks at the slice only") for record in caplog.records
+    ] == [True]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 import usreg
 from usreg.datasets import DATASET_REGISTRY, collate
@@ -15,6 +18,7 @@ from usreg.errors import ConfigError, DataError
 from usreg.metrics import METRIC_REGISTRY
 from usreg.models import MODEL_REGISTRY, RegistrationModel
 from usreg.training.checkpoints import load_checkpoint
+from usreg.viz import save_registration_figure
 
 IMAGE = torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -220,3 +224,50 @@ def test_volumes_of_one_voxel_along_an_axis(train_tiny, monkeypatch):
     assert found.skipped == 0
     for name in ("epe", "dice", "hd95", "asd", "tre", "neg_jac_ratio", "log_jac_std"):
         assert found.metrics[name] is not None, name
+
+
+def write_slices(folder, channels=2):
+    """A manifest of two pairs of slices with labels and landmarks."""
+    generator = np.random.default_rng(0)
+    cases = []
+    for number in range(2):
+        case = {}
+        for side in ("moving", "fixed"):
+            image = gaussian_filter(generator.random((24, 20, 1, channels)), (2, 2, 0, 0)).astype(np.float32)
+            inside = (image[..., 0] > np.median(image)).astype(np.uint8)
+            for key, voxels in ((side, image), (f"{side}_label", inside)):
+                nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 1.5, 3, 1])), folder / f"{key}{number}.nii")
+                case[key] = f"{key}{number}.nii"
+            case[f"{side}_landmarks"] = [[5, 6, 0], [9, 11, 0]]
+        cases.append(case)
+    (folder / "slices.json").write_text(json.dumps({"train": cases[:1], "val": cases[1:]}))
+
+
+@pytest.mark.parametrize("model", ["{name: voxelmorph3d, channels: [4, 4]}", "{name: globalnet3d, depth: 2}"])
+def test_slices_train_and_are_evaluated(train_tiny, tmp_path, model):
+    """Files to checkpoint, with two channels; the registration without a network takes the same samples."""
+    write_slices(tmp_path)
+    dataset = "{name: custom_dataset, json_file: slices.json, landmarks_space: voxel, image_channels: 2}"
+    run = train_tiny(
+        "image_size=[1,16,18]", f"train_dataset={dataset}", f"val_dataset={dataset}", f"model={model}",
+        "loss={name: lncc_dice, kernel_size: [1, 5, 5], smooth_weight: 0.1}", "training.epochs=3",
+        "augmentation={rotation: 3, flip: [1], gamma: 0.2}",
+    )  # fmt: skip
+    for name in ("dice", "tre", "hd95", "neg_jac_ratio", "log_jac_std", "ncc"):
+        assert run.evaluation.metrics[name] is not None, name
+    found = usreg.evaluate(
+        run.folder, register="voxelmorph3d" in model, split="val", out="out", save=["warped", "fields", "pictures"]
+    )
+    assert all(np.isfinite(found.values(name, "dice")).all() for name in found.methods)
+    for path in Path("out").glob("**/field.nii.gz"):
+        field = nib.load(path).get_fdata()
+        assert field.shape[:3] == (18, 16, 1)
+        assert not field[..., 2].any()
+    with pytest.raises(DataError, match="was trained on slices"):
+        usreg.register(tmp_path / "fixed0.nii", tmp_path / "moving0.nii", checkpoint=run.folder)
+
+
+def test_a_picture_of_a_slice_of_two_channels(tmp_path):
+    images = torch.rand(3, 2, 1, 12, 14, generator=torch.Generator().manual_seed(0))
+    save_registration_figure(tmp_path / "p.png", *images, torch.zeros(3, 1, 12, 14), "slice")
+    assert (tmp_path / "p.png").stat().st_size > 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +56,40 @@ def check_case(
             given = ", ".join(f"'{key}' has {number}" for key, number in numbers.items())
             raise DataError(f"{case.where}: {given} {what}; they are paired one by one, so both need the same number")
     return doubts
+
+
+def check_slices(case: Case, reading: Reading, image_size: Sequence[int], orientation: str) -> None:
+    """Raise a DataError unless images are slices exactly where samples are, and volumes where these are volumes.
+
+    A field has no displacement along an axis of one voxel in the sample. Along one of the file it would be free in a
+    thicker sample, and a thinner sample would show one plane of a volume.
+
+    Args:
+        case: of the manifest.
+        reading: what is believed of headers.
+        image_size: (D, H, W) of samples.
+        orientation: of their axes x, y, z.
+    """
+    thin = [length == 1 for length in image_size]
+    for side in SIDES:
+        header = reading.header_of(case, side)
+        size = header_grid(header).reoriented(orientation[::-1]).size
+        flat = [length == 1 for length in size]
+        if flat == thin:
+            continue
+        what = f"{case.where}.{side}: {case.files[side]}: its shape is {header.shape}, {size} in a sample (z, y, x)"
+        if not any(flat):
+            raise DataError(
+                f"{what}: a volume, and image_size {list(image_size)} is that of slices; cut slices out, or give an "
+                "image_size of volumes"
+            )
+        if sum(flat) > 1:
+            raise DataError(f"{what}: a line of voxels, which cannot be registered")
+        wanted = [1 if one else max(length, 2) for one, length in zip(flat, image_size, strict=True)]
+        raise DataError(
+            f"{what}: a single slice, which is registered in 2-D: give image_size {wanted} for a training on slices, "
+            "or stack the slices into one volume"
+        )
 
 
 def world_landmarks(case: Case, key: str, image: Grid, space: str | None) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from ..io.manifest import MASKS, OPTIONAL, Case, each_case, read_manifest
 from ..io.nifti_world import HeaderChoice
 from ..spatial import Grid
 from . import custom_options as options
-from .case_checks import check_case, world_landmarks
+from .case_checks import check_case, check_slices, world_landmarks
 from .case_files import SIDES, CaseFiles, at
 from .disk_cache import DiskCache, Prepared
 from .intensities import IntensityRule, note_shared_modality
@@ -70,7 +70,8 @@ class CustomDataset(Dataset[Sample]):
 
     Args:
         json_file: the manifest.
-        image_size: [D, H, W] in voxels.
+        image_size: [D, H, W] in voxels; [1, H, W] for slices, which all images must then be, across the axis that this
+            is in ``orientation``.
         orientation: directions of the axes x, y, z; for RAS: right, anterior, superior.
         spacing: mm per voxel [z, y, x]; ``image_size`` voxels of it around the middle of the box crop or pad it. None
             stretches the box to ``image_size``.
@@ -131,7 +132,7 @@ class CustomDataset(Dataset[Sample]):
         intensity_upper: Any = None,
         intensity_clip: Any = None,
     ) -> None:
-        self.image_size = check_image_size(image_size)
+        self.image_size = check_image_size(image_size, slices=True)
         self.image_channels = options.check_image_channels(image_channels)
         options.check_preprocess_style(preprocess_style)
         options.check_alignment(align_reference, align_margin_mm)
@@ -146,6 +147,11 @@ class CustomDataset(Dataset[Sample]):
             }
         )
         self.shared = align_shared_grid
+        if self.shared and 1 in self.image_size:
+            raise ValueError(
+                f"align_shared_grid needs volumes, and image_size {list(self.image_size)} is that of slices, which lie "
+                "in planes of their own; leave align_shared_grid out"
+            )
         self.grid_rule = GridRule(
             self.image_size,
             options.check_orientation(orientation),
@@ -206,6 +212,7 @@ class CustomDataset(Dataset[Sample]):
     def _check(self, case: Case) -> None:
         for doubt in check_case(case, self.landmarks_space, self.reading, self.image_channels):
             logger.warning("%s", doubt)
+        check_slices(case, self.reading, self.image_size, self.grid_rule.orientation)
 
     def _check_place(self, case: Case) -> None:
         """Raise a DataError where one world is asked for, and the files of a case are in two."""

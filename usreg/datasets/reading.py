@@ -23,7 +23,6 @@ NanRule = Literal["error", "fill", "mask"]
 NAN_RULES: tuple[NanRule, ...] = ("error", "fill", "mask")
 
 _LISTED = 10  # doubts that a warning lists
-_AXES = "xyz"
 
 
 @dataclass(frozen=True)
@@ -74,17 +73,10 @@ class Reading:
     def check(self, case: Case) -> None:
         """Raise a DataError where the headers of the two images say that they cannot be registered.
 
-        A single slice cannot: it has no extent along one axis, in which a field would be free. And where only one image
-        says which way its axes run, the other one may be its mirror image, which no registration undoes.
+        Where only one image says which way its axes run, the other one may be its mirror image, which no registration
+        undoes.
         """
         headers = {key: self.header_of(case, key) for key in IMAGES}
-        for key, header in headers.items():
-            if (thin := min(header.shape)) == 1:
-                axis = _AXES[header.shape.index(thin)]
-                raise DataError(
-                    f"{case.where}.{key}: {case.files[key]}: its shape is {header.shape}: a single slice along {axis} "
-                    f"cannot be registered in 3-D; stack the slices into one volume"
-                )
         if len({header.oriented for header in headers.values()}) == 2:
             guessed = next(key for key in IMAGES if not headers[key].oriented)
             raise DataError(

@@ -58,12 +58,17 @@ def check_split(split: str) -> str:
     return split
 
 
-def check_image_size(image_size: Sequence[int]) -> tuple[int, int, int]:
-    """Return (D, H, W) as a tuple of ints, or raise a ValueError: three whole numbers of at least 2 voxels."""
+def check_image_size(image_size: Sequence[int], slices: bool = False) -> tuple[int, int, int]:
+    """Return (D, H, W) as a tuple of ints, or raise a ValueError: three whole numbers of at least 2 voxels.
+
+    With ``slices`` one of them may be 1.
+    """
     size = tuple(image_size)
-    if len(size) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 2 for n in size):
-        raise ValueError(f"image_size must be three whole numbers [D, H, W], each 2 or more, not {list(size)}")
-    return size
+    whole = len(size) == 3 and all(isinstance(n, int) and not isinstance(n, bool) for n in size)
+    if not whole or min(size) < 1 or size.count(1) > slices:
+        valid = "each 2 or more, or one of them 1 for slices," if slices else "each 2 or more,"
+        raise ValueError(f"image_size must be three whole numbers [D, H, W], {valid} not {list(size)}")
+    return size[0], size[1], size[2]
 
 
 def wrap_index(index: int, length: int) -> int:

@@ -68,7 +68,7 @@ class LNCCImageLoss(nn.Module):
             given = smooth_nr, smooth_dr
             raised = (MIN_SMOOTH_NR, MIN_SMOOTH_DR)
             smooth_nr, smooth_dr = raised if given == DEFAULT_SMOOTHING else validate_smoothing_params(*given)
-        self._has_warned = False
+        self._has_warned = self._has_told = False
         self.lncc = LNCCLoss(
             spatial_dims=spatial_dims,
             kernel_size=kernel_size if isinstance(kernel_size, int) else tuple(kernel_size),
@@ -91,9 +91,25 @@ class LNCCImageLoss(nn.Module):
             warped, fixed: the images; two or one spatial axes with such a ``spatial_dims``.
             mask: (B, 1, D, H, W), weighs the correlation of each voxel; the windows see all voxels.
         """
+        self._tell_of_thin_axes(fixed.shape[2:])
         loss: torch.Tensor = self.lncc(*to_common_dtype(warped, fixed), mask)
         self._warn_below_minus_one(loss)
         return loss
+
+    def _tell_of_thin_axes(self, shape: Sequence[int]) -> None:
+        """Say once that windows reach across an axis of one voxel, where they hold nothing but zeros."""
+        if self._has_told or 1 not in shape or torch.compiler.is_compiling():
+            return
+        size = self.lncc.kernel_size
+        sizes = [size] * len(shape) if isinstance(size, int) else list(size)
+        fitting = [1 if length == 1 else one for length, one in zip(shape, sizes, strict=True)]
+        if fitting != sizes:
+            self._has_told = True
+            logger.warning(
+                "LNCC: the images have %s voxels, and windows of %s reach into zeros across the axis of one voxel, "
+                "which count as alike. kernel_size: %s looks at the slice only",
+                *(" x ".join(map(str, shape)), " x ".join(map(str, sizes)), fitting),
+            )
 
     def _warn_below_minus_one(self, loss: torch.Tensor) -> None:
         """Say once that the value is no correlation. On GPUs only in validation, since to look at it is to wait."""

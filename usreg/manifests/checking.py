@@ -137,9 +137,19 @@ def _report(
         report.doubts.append(f"{where}: {describe_shared_modality(case)}")
     if not report.problems:
         report.doubts += report.attempt(lambda: check_case(case, space, reading, image_channels)) or []
+    _check_slices(report)
     _check_voxels(report, case, headers, reading)
     _check_landmarks(report, case, space)
     return report
+
+
+def _check_slices(report: CaseReport) -> None:
+    flat = {side for side, grid in report.grids.items() if 1 in grid.size}
+    if len(flat) == 1 and len(report.grids) == 2:
+        side = flat.pop()
+        report.problems.append(f"{report.where}.{side}: is a single slice, and the other image a volume")
+    elif flat:
+        report.doubts.append(f"{report.where}: is a pair of slices: it trains with an image_size like [1, H, W] only")
 
 
 def _check_repeated(report: CaseReport, case: Case, seen: dict[tuple[Path, ...], str]) -> None:

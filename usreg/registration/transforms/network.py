@@ -100,6 +100,11 @@ def predict(
         DataError: the images are no volumes of the network's channels.
         ConfigError: the network cannot take them, or does not return a field.
     """
+    if 1 in network.image_size:
+        raise DataError(
+            f"{network.path} was trained on slices, image_size {list(network.image_size)}; a registration takes the "
+            "prediction of networks for volumes only. python -m usreg.evaluate takes this one"
+        )
     for name, volume in (("fixed", fixed), ("moving", moving)):
         if len(volume.voxels) != network.channels or 1 in volume.grid.size:
             number = "one channel" if network.channels == 1 else f"{network.channels} channels"
