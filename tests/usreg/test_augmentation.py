@@ -187,3 +187,51 @@ def test_the_strongest_deformation_can_be_undone() -> None:
         assert through.bend is not None
         places = torch.rand(200, 3, dtype=torch.float64) * (torch.tensor(SIZE) - 1)
         torch.testing.assert_close(through(through.inverse(places)), places, rtol=0, atol=1e-3)
+
+
+class FlatBlobs(Blobs):
+    """The same in 2-D: the plane y = 9 of volumes whose landmarks lie in it."""
+
+    fixed = torch.tensor([[8.0, 9.0, 10.0], [14.0, 9.0, 20.0]])
+    moving = torch.tensor([[9.0, 9.0, 12.0], [13.0, 9.0, 21.0]])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        flat = {key: value[:, :, 9:10] for key, value in sample.items() if getattr(value, "ndim", 0) == 4}
+        points = {f"{side}_points": sample[f"{side}_points"] * torch.tensor([1, 0, 1]) for side in ("moving", "fixed")}
+        return sample | flat | points | {"dvf": torch.zeros(3, SIZE[0], 1, SIZE[2])}
+
+
+def test_slices_stay_in_their_plane() -> None:
+    """Tilted out of it, labels would be lost."""
+    dataset = Augmented(FlatBlobs(), STRONG, seed=0)
+    axes = torch.meshgrid(torch.arange(float(SIZE[0])), torch.arange(float(SIZE[2])), indexing="ij")
+    for number in range(6):
+        sample = dataset[number]
+        assert not sample["dvf"][1].any()
+        for side in ("moving", "fixed"):
+            assert not sample[f"{side}_points"][:, 1].any()
+            assert not torch.equal(sample[side], FlatBlobs()[0][side])
+            for label, point in zip(sample[f"{side}_label"][:, :, 0], sample[f"{side}_points"], strict=True):
+                near = (sample[side][0] * _near(point)[:, :1])[:, 0] ** 2
+                # The nearest pixels of a disc of seventeen are less well centred than the image is.
+                for weights, most in ((near, 0.6), (label, 1.0)):
+                    middle = torch.stack([(axis * weights).sum() for axis in axes]) / weights.sum()
+                    assert (middle - point[::2]).abs().max() < most
+
+
+def test_the_contrast_of_each_channel_is_kept() -> None:
+    """A power of the intensities leaves the lowest and the highest value of a channel where they are."""
+
+    class TwoChannels(Blobs):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = super().__getitem__(index)
+            return sample | {side: torch.cat([sample[side], 0.2 * sample[side] + 3]) for side in ("moving", "fixed")}
+
+    sample = Augmented(TwoChannels(), AugmentationConfig(gamma=0.5), seed=0)[0]
+    for side in ("moving", "fixed"):
+        before, after = TwoChannels()[0][side], sample[side]
+        torch.testing.assert_close(after.amin((1, 2, 3)), before.amin((1, 2, 3)))
+        torch.testing.assert_close(after.amax((1, 2, 3)), before.amax((1, 2, 3)))
+        torch.testing.assert_close(after[1], 0.2 * after[0] + 3, atol=1e-3, rtol=0)
+        assert (after - before).abs().max() > 0.01

@@ -99,18 +99,25 @@ class Augmented(Dataset[Sample]):
     def _draw(
         self, rng: np.random.Generator, size: tuple[int, ...], flip: list[int], spacing: torch.Tensor | None
     ) -> _Map:
+        """A map of the volume; slices stay in their plane: out of it, labels would end and images go on."""
         options = self.options
+        flat = [axis for axis, length in enumerate(size) if length == 1]
         mm = np.ones(3) if spacing is None else spacing.double().numpy()
         angles = np.deg2rad(rng.uniform(-options.rotation, options.rotation, 3))
         scales = np.exp(rng.uniform(-1, 1, 3) * math.log1p(options.scaling))
+        shift = rng.uniform(-options.translation, options.translation, 3)
+        for axis in flat:
+            angles[[other for other in range(3) if other != axis]] = 0
+            scales[axis], shift[axis] = 1, 0
         turned = np.diag(1 / mm) @ _rotation(angles) @ np.diag(scales * mm)
         turned[:, flip] *= -1
         centre = (np.array(size) - 1) / 2
-        offset = centre - turned @ centre + rng.uniform(-options.translation, options.translation, 3)
+        offset = centre - turned @ centre + shift
         bend = None
         if options.deformation:
             cells = [max(1, math.ceil((n - 1) / options.deformation_spacing)) for n in size]
             control = rng.uniform(-options.deformation, options.deformation, (3, *(n + 3 for n in cells)))
+            control[flat] = 0
             field = spline_upsample(control, (size[0], size[1], size[2]), options.deformation_spacing)
             bend = torch.from_numpy(field.astype(np.float32))
         return _Map(torch.from_numpy(turned), torch.from_numpy(offset), bend)
