@@ -9,7 +9,8 @@ Environment variables:
 ``USREG_DISABLE_LIBRARIES``
     ``1``: go on as if no library had been built.
 ``USREG_CPU_CAPABILITY``
-    ``base``, ``avx2`` or ``avx512``: the most that the CPU kernels may use; read by the library at its first op.
+    ``base``, ``avx2`` or ``avx512``: the most that the CPU kernels may use; read by the library at its first op. Where
+    it is not set, some kernels use less than the machine has, because that is faster there.
 """
 
 from __future__ import annotations
