@@ -52,7 +52,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "mind; mask with margin": ("{name: mind}", EMPTY, MARGIN),
     "mind; mask": ("{name: mind}", EMPTY),
     "mind": ("{name: mind}",),
-    "LC2; mask with margin": ("{name: lc2}", EMPTY, MARGIN, "plugins=[bench.lc2]"),
+    "LC2; mask with margin": ("{name: lc2}", EMPTY, MARGIN, "plugins=[bench.lc2_plugin]"),
     "lncc; mask with margin": (LNCC, EMPTY, MARGIN),
     "lncc": (LNCC,),
     "mutual_information; mask": (INFORMATION, EMPTY),

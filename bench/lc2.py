@@ -1,7 +1,7 @@
-"""LC2, the local linear correlation of two regressors, in plain PyTorch: a loss of the registry by the name ``lc2``.
+"""LC2, the local linear correlation of two regressors, in plain PyTorch.
 
 In each window a line ``a image + b gradient + c`` is fitted to the ultrasound, where ``gradient`` is the length of the
-image's gradient; LC2 is the share of the ultrasound's variance that it explains. It takes part in
+image's gradient; LC2 is the share of the ultrasound's variance that it explains. :mod:`bench.lc2_plugin` brings it into
 :mod:`bench.displaced`. Source: W. Wein, A. Ladikos, B. Fuerst, A. Shah, K. Sharma, N. Navab, "Global registration of
 ultrasound to MRI using the LC2 metric for enabling neurosurgical guidance", MICCAI (2013) 34-41.
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
-
-from usreg.losses import register_loss
 
 RIDGE = 1e-3
 """Added to the diagonal of the two regressors' covariance, as a part of its trace."""
@@ -59,9 +57,3 @@ class LC2Loss(nn.Module):
             pad = [self.radius if other == axis else 0 for other in range(3)]
             values = functional.avg_pool3d(values, kernel, stride=1, padding=pad)
         return values
-
-
-@register_loss("lc2")
-def create_lc2(radius: int = 4, **_: object) -> nn.Module:
-    """LC2 of the warped image and an ultrasound image, which is the fixed one."""
-    return LC2Loss(radius)

@@ -308,11 +308,13 @@ def test_same_bits_for_any_number_of_threads(case: Case, backend: str) -> None:
     generator = torch.Generator().manual_seed(5)
     is_slow = backend == "triton" or (backend == "cuda" and case.op in ("mind", "mind_ssc"))
     shape = (1, 3, 4, 9, 26) if is_slow else (1, 3, 24, 25, 26)  # several programs, in an interpreter or emulated
+    if is_slow and case.op in ("mind", "mind_ssc"):
+        shape = (1, 1, 4, 9, 18)
     leaves = [torch.rand(shape, generator=generator).requires_grad_() for _ in case.tensors(widest(backend))]
     before = torch.get_num_threads()
     results = []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 3) if is_slow else (1, 2, 3):
             torch.set_num_threads(threads)
             with uk.use_backend(backend):
                 results.append([case.run(*leaves), *torch.autograd.grad(case.scalar(*leaves), leaves)])

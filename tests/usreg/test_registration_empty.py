@@ -11,7 +11,6 @@ from usreg.errors import ConfigError, DataError
 from usreg.registration.inputs.given import with_data
 from usreg.registration.inputs.preparing import Volume
 from usreg.registration.inputs.sides import Side
-from usreg.registration.stages.levels import Level
 from usreg.registration.stages.settings import load_stages
 from usreg.registration.stages.similarity import LOST, Similarity, with_margin
 from usreg.spatial import Grid
@@ -117,8 +116,8 @@ def test_with_a_margin_nothing_outside_of_the_mask_counts(name: str) -> None:
             fixed = Side(image[None], GRID, inside[None].float())
             section = {"name": name, "radius": 1, "dilation": 1} if name == "mind" else {"name": name, "kernel_size": 5}
             similarity = Similarity(section, fixed, moving, mask_margin=margin)
-            levels = similarity.described([Level(fixed.packed(), GRID)], True)
-            source = similarity.described([Level(moving.packed(), GRID)], False)
+            levels = similarity.described(fixed.levels([1.0]), True)
+            source = similarity.described(moving.levels([1.0]), False)
             values[margin, outside] = float(similarity(source[0].image, levels[0].image))
     assert abs(values[True, 0.0] - values[True, 1.0]) < 1e-6 * abs(values[True, 0.0])
     assert abs(values[False, 0.0] - values[False, 1.0]) > 1e-3 * abs(values[False, 0.0])
