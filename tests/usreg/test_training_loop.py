@@ -446,9 +446,9 @@ def test_another_batch_size_neither_skips_nor_repeats(train_tiny, monkeypatch, b
     monkeypatch.setattr(Listing, "loaded", ())
     base = "train_dataset.name=listing", "train_dataset.num_samples=7", "training.epochs=1"
     train_tiny(*base, "training.max_steps=2")
-    before = Listing.loaded[2:6]  # the first two were tried out
+    before = Listing.loaded[3:7]  # one was looked at for its channels, and the first two were tried out
     Listing.loaded = ()
-    tried = min(batch_size, 7)
+    tried = 1 + min(batch_size, 7)
     result = train_tiny(*base, "training.resume=run", f"training.batch_size={batch_size}")
     assert "after 4 of 7 samples" in train_tiny.output.getvalue()
     after = Listing.loaded[tried : tried + 3]
