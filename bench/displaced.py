@@ -193,10 +193,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=20, help="displacements")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ants", metavar="PYTHON", help="an interpreter with antspyx")
-    parser.add_argument("--rows", nargs="*", choices=[*ROWS, *ANTS], metavar="ROW", help=f"some of {', '.join(ROWS)}")
+    names = [*ROWS, *ANTS]
+    parser.add_argument("--rows", nargs="*", choices=names, metavar="ROW", help=f"some of: {' | '.join(names)}")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the results as JSON")
     parser.add_argument("--publish", action="store_true", help="the results into the repository")
     options = parser.parse_args(arguments)
+    if not options.ants and not set(ANTS).isdisjoint(options.rows or ()):
+        parser.error("the rows of ANTs need --ants PYTHON, an interpreter with antspyx")
     fixed, moving = landmarks(options.folder)
     starts = displacements(options.count, options.seed, fixed)
     content: dict[str, Any] = {
@@ -211,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (known["seed"], len(known["before"])) != (options.seed, options.count):
             raise SystemExit(f"{options.out} is of other starts: {len(known['before'])} of seed {known['seed']}")
         content["after"] = known["after"]
-    wanted = [row for row in [*ROWS, *(ANTS if options.ants else ())] if row not in content["after"]]
+    wanted = [row for row in names if (options.ants or row in ROWS) and row not in content["after"]]
     for row in wanted if options.rows is None else options.rows:
         ends = with_ants(options.folder, starts, options.ants, ANTS[row]) if row in ANTS else None
         ends = with_usreg(options.folder, starts, row) if ends is None else ends

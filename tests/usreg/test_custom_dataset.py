@@ -401,7 +401,7 @@ def test_keys_of_older_files_are_said_once_to_do_nothing(folder, caplog):
 
 
 def test_images_of_two_channels(folder):
-    """Each channel is what a file of it alone gives: scaled, padded and, with NaN, filled by itself."""
+    """Each channel is what a file of only that channel gives: scaled, padded and, with NaN, filled by itself."""
     files = {side: np.stack([volume(shape, n), 100 - 7 * volume(shape, n + 5)], axis=-1) for side, shape, n in
              (("moving", MOVING, 0), ("fixed", FIXED, 1))}  # fmt: skip
     files["fixed"][:2, :2, :2, 1] = np.nan
@@ -411,9 +411,9 @@ def test_images_of_two_channels(folder):
     assert sample["moving"].shape == sample["fixed"].shape == (2, *SIZE)
     for channel in range(2):
         one = folder.case(1, **{s: folder.save(f"{s}1.nii.gz", v[..., channel]) for s, v in files.items()})
-        alone = folder.dataset(one, **keys)[0]
+        single = folder.dataset(one, **keys)[0]
         for side in files:
-            torch.testing.assert_close(sample[side][channel], alone[side][0])
+            torch.testing.assert_close(sample[side][channel], single[side][0])
 
 
 def test_channels_must_be_those_of_the_section(folder, capsys):
