@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +35,24 @@ See "Tests" in CONTRIBUTING.md.
 
 OWN = {"bench", "gpu_tools", "kernels", "tools", "usreg", "usreg_kernels"}
 """Packages of this repository, which are never missing."""
+
+
+@pytest.fixture(autouse=True)
+def own_registries() -> Iterator[None]:
+    """What a test's plugins register is known to that test alone: other tests see the names that were there before."""
+    plugins = sys.modules.get("usreg.config.plugins")  # a test of the kernels imports none of it
+    loaded = [kind for kind, (package, _) in plugins._REGISTRIES.items() if package in sys.modules] if plugins else []
+    registries = [plugins.registry_of(kind) for kind in loaded] if plugins else []
+    before = [(dict(registry), set(registry._builtins)) for registry in registries]
+    modules = set(sys.modules)
+    yield
+    for registry, (factories, builtins) in zip(registries, before, strict=True):
+        for name, factory in registry.items() - factories.items():
+            if factory.__module__ not in modules:
+                sys.modules.pop(factory.__module__, None)  # so that another test's import registers it again
+            del registry[name]
+        registry.update(factories)
+        registry._builtins |= builtins
 
 
 @pytest.fixture
