@@ -181,14 +181,20 @@ DATASET = {"name": "custom_dataset", "json_file": "x.json"}
 MODEL = {"name": "unetreg3d", "channels": [4, 8], "strides": [2], "num_res_units": 0}
 
 
-def checkpoint(folder: Path, dataset: dict[str, object] | None = None, channels: int = 1, **changed: object) -> Path:
+def checkpoint(
+    folder: Path,
+    dataset: dict[str, object] | None = None,
+    channels: int = 1,
+    size: Sequence[int] = (16, 16, 16),
+    **changed: object,
+) -> Path:
     """A run's folder with a network whose field is not zero."""
     torch.manual_seed(0)
     section = MODEL if channels == 1 else {**MODEL, "image_channels": channels}
-    model = build_model(section, image_size=(16, 16, 16))
+    model = build_model(section, image_size=tuple(size))
     for parameter in list(model.parameters())[-2:]:
         torch.nn.init.normal_(parameter, std=0.3)
-    config = {"model": section, "image_size": [16, 16, 16], "train_dataset": dataset or DATASET, "plugins": []}
+    config = {"model": section, "image_size": list(size), "train_dataset": dataset or DATASET, "plugins": []}
     entries = {
         "model": model.state_dict(),
         "loss": {},
@@ -265,6 +271,37 @@ def test_a_network_on_a_shared_grid_sees_both_images_there(tmp_path: Path, caplo
     assert not caplog.records
     predict(network, image, image, {})
     assert "around the foreground of fixed_label, which is not given" in caplog.text
+
+
+@pytest.mark.parametrize("axis", [0, 2], ids=["sagittal", "axial"])
+def test_a_network_of_slices(tmp_path: Path, axis: int) -> None:
+    """It starts a registration in 2-D, which refines it; slices across another axis, and volumes, are refused."""
+    size = [16, 16, 16]
+    size[2 - axis] = 1
+    loss = ["loss={name: lncc, kernel_size: 9}"]
+    folder = checkpoint(tmp_path / "run", size=size)
+    voxels = np.expand_dims(texture((24, 22)), axis)
+    other = np.expand_dims(texture((24, 22)), 2 - axis)
+    noise = torch.rand(1, 3, *voxels.shape, generator=torch.Generator().manual_seed(2)) - 0.5
+    noise[:, axis] = 0
+    sigma = [0.0 if number == axis else 3.0 for number in range(3)]
+    fixed = warp(torch.from_numpy(voxels)[None, None], 12 * gaussian_smooth(noise, sigma))[0, 0].numpy()
+    pair = (fixed, AFFINE), (voxels, AFFINE)
+    predicted = usreg.register(*pair, checkpoint=folder, overrides=[NO_FIELD, *loss])
+    points = Grid(voxels.shape, AFFINE).to_world(np.argwhere(np.ones(voxels.shape)))
+    moved = predicted.transform(points) - points
+    across = AFFINE[:3, axis] / np.linalg.norm(AFFINE[:3, axis])
+    assert np.linalg.norm(moved, axis=1).mean() > 0.05
+    np.testing.assert_allclose(moved @ across, 0, atol=1e-5)
+    stages = "stages=[{stage: greedy, levels: [2, 1], iterations: [30, 15]}]"
+    refined = usreg.register(*pair, checkpoint=folder, overrides=[stages, *loss])
+    ncc = [found.report["measures"]["ncc"]["after"] for found in (predicted, refined)]
+    assert ncc[1] > max(ncc[0], 0.95)
+    for image in (other, texture()):
+        with pytest.raises(
+            DataError, match=r"takes slices, image_size \[.*of one channel; the fixed image has 1 channels"
+        ):
+            usreg.register((image, AFFINE), (image, AFFINE), checkpoint=folder, overrides=[NO_FIELD, *loss])
 
 
 def test_optimisation_refines_a_prediction(tmp_path: Path) -> None:

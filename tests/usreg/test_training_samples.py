@@ -15,6 +15,7 @@ import usreg
 from usreg.datasets import DATASET_REGISTRY, collate
 from usreg.datasets.deepreg_synthetic import DeepRegSynthetic
 from usreg.errors import ConfigError, DataError
+from usreg.io.transforms import read_transform
 from usreg.metrics import METRIC_REGISTRY
 from usreg.models import MODEL_REGISTRY, RegistrationModel
 from usreg.training.checkpoints import load_checkpoint
@@ -263,8 +264,19 @@ def test_slices_train_and_are_evaluated(train_tiny, tmp_path, model):
         field = nib.load(path).get_fdata()
         assert field.shape[:3] == (18, 16, 1)
         assert not field[..., 2].any()
-    with pytest.raises(DataError, match="was trained on slices"):
-        usreg.register(tmp_path / "fixed0.nii", tmp_path / "moving0.nii", checkpoint=run.folder)
+    registered = usreg.register(
+        tmp_path / "fixed1.nii",
+        tmp_path / "moving1.nii",
+        checkpoint=run.folder,
+        overrides=["stages=[{stage: greedy, levels: [1], iterations: [0]}]"],
+    )
+    (path,) = (path for path in Path("out").glob("**/field.nii.gz") if "register" not in path.parts[1])
+    of_evaluation = read_transform(path)
+    points = of_evaluation.grid.to_world(np.argwhere(np.ones((12, 10, 1))) + np.array([3, 3, 0]))
+    np.testing.assert_allclose(registered.transform(points), of_evaluation(points), atol=1e-3)
+    assert np.abs(registered.transform(points) - points)[:, :2].max() > 1e-3
+    np.testing.assert_allclose(registered.transform(points)[:, 2], points[:, 2], atol=1e-6)
+    assert registered.warped.shape == (2, 24, 20, 1)
 
 
 def test_a_picture_of_a_slice_of_two_channels(tmp_path):

@@ -97,22 +97,22 @@ def predict(
         A field on the fixed image's grid and an affine, from the fixed image's world to the moving one's.
 
     Raises:
-        DataError: the images are no volumes of the network's channels.
+        DataError: the images do not have the network's channels, or are slices where it takes volumes, or the other way
+            round.
         ConfigError: the network cannot take them, or does not return a field.
     """
-    if 1 in network.image_size:
-        raise DataError(
-            f"{network.path} was trained on slices, image_size {list(network.image_size)}; a registration takes the "
-            "prediction of networks for volumes only. python -m usreg.evaluate takes this one"
-        )
+    rule = _rule(network)
+    thin = [length == 1 for length in network.image_size]
+    kind = f"slices, image_size {list(network.image_size)}," if any(thin) else "volumes"
     for name, volume in (("fixed", fixed), ("moving", moving)):
-        if len(volume.voxels) != network.channels or 1 in volume.grid.size:
+        size = volume.grid.reoriented(rule.orientation[::-1]).size
+        if len(volume.voxels) != network.channels or [length == 1 for length in size] != thin:
             number = "one channel" if network.channels == 1 else f"{network.channels} channels"
             raise DataError(
-                f"{network.path} takes volumes of {number}; the {name} image has {len(volume.voxels)} channels and "
-                f"{' x '.join(map(str, volume.grid.size))} voxels"
+                f"{network.path} takes {kind} of {number}; the {name} image has {len(volume.voxels)} channels and "
+                f"{' x '.join(map(str, size))} voxels (z, y, x)"
             )
-    grids = _grids(network, fixed, moving, fixed_label)
+    grids = _grids(network, rule, fixed, moving, fixed_label)
     sides = {"fixed": fixed, "moving": moving}
     device = next((p.device for p in network.model.parameters()), torch.device("cpu"))
     images = {
@@ -134,17 +134,24 @@ def predict(
     return Chain([type(field)(fixed.grid, on_fixed), placed])
 
 
-def _grids(network: Network, fixed: Volume, moving: Volume, fixed_label: Volume | None) -> dict[str, Grid]:
-    """The grids on which the network sees the images, axes z, y, x."""
+def _rule(network: Network) -> GridRule:
+    """How the network's grid follows from the grid of an image."""
     section = network.dataset
     try:
-        rule = GridRule(
+        return GridRule(
             network.image_size,
             check_orientation(section.get("orientation", "RAS")),
             check_spacing(section.get("spacing")),
         )
     except ValueError as error:
         raise ConfigError(f"{network.path}: the config inside cannot be used: {error}") from error
+
+
+def _grids(
+    network: Network, rule: GridRule, fixed: Volume, moving: Volume, fixed_label: Volume | None
+) -> dict[str, Grid]:
+    """The grids on which the network sees the images, axes z, y, x."""
+    section = network.dataset
     if not section.get("align_shared_grid"):
         return {"fixed": rule.on(fixed.grid), "moving": rule.on(moving.grid)}
     reference = section.get("align_reference", "fixed_label")
