@@ -6,13 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from bench.register.__main__ import _chosen, _plain
+from bench.register.growth import halved
+from bench.register.growth import table as growth_table
 from bench.register.publish import BLOCK, PAGE, block
 from bench.register.results import Report, load
 from bench.register.table import table
 from bench.report import fill
+from usreg.registration.pair import Volume
+from usreg.spatial import Grid
 
 MACHINE = {"processor": "Some CPU", "threads": 2, "date": "2026-01-02"}
 
@@ -77,3 +83,23 @@ def test_contenders_are_chosen_by_name_or_by_part_of_it() -> None:
 
 def test_names_of_folders_have_no_blanks() -> None:
     assert _plain("Greedy (PICSL)") == "greedy-picsl"
+
+
+def test_growth_halves_each_axis_over_the_same_box() -> None:
+    grid = Grid((6, 8, 10), np.diag([1.0, 2.0, 3.0, 1.0]))
+    ramp = torch.arange(6.0).view(1, 6, 1, 1).expand(1, 6, 8, 10).contiguous()
+    half = halved(Volume(ramp, grid))
+    assert half.grid.size == (3, 4, 5) == tuple(half.voxels.shape[1:])
+    assert np.allclose(half.grid.spacing, (2, 4, 6))
+    assert np.allclose(half.grid.centre, grid.centre)
+    assert half.voxels[0, :, 0, 0].tolist() == [0.5, 2.5, 4.5]
+
+
+def test_growth_says_how_many_times_the_whole_takes_the_half() -> None:
+    lines = growth_table({"half": [0.5, 0.2, 0.2, 0.1], "whole": [4.0, 0.5, 2.5, 1.0]}).splitlines()
+    assert lines[2:] == [
+        "| all | 0.5 | 4 | 8.00 |",
+        "| affine | 0.2 | 0.5 | 2.50 |",
+        "| greedy | 0.2 | 2.5 | 12.50 |",
+        "| the rest: intensities, inverse | 0.1 | 1 | 10.00 |",
+    ]

@@ -39,6 +39,7 @@ def adam_step(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     scale: Scale = "none",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The update of a field by a step of Adam, which is not applied; the three tensors of the state change in place.
 
@@ -65,6 +66,8 @@ def adam_step(
         betas: how much of the running means stays at a step, in [0, 1).
         eps: keeps the division finite; at least 1.2e-38.
         scale: ``"none"``, or ``"longest"``: one factor per sample.
+        out: as ``grad`` in shape, dtype and device, contiguous, and in other memory than the arguments: the update is
+            written there, and returned. New memory where it is missing.
 
     Returns:
         (B, n, spatial...), in voxels, in the dtype of ``grad``, contiguous, without a gradient. A gradient that is 0
@@ -80,9 +83,16 @@ def adam_step(
     checks.check_pair("grad", grad, "exp_avg", exp_avg)
     checks.check_pair("grad", grad, "exp_avg_sq", exp_avg_sq)
     _check_step(step, grad)
+    if out is not None:
+        checks.check_pair("grad", grad, "out", out)
+        if not out.is_contiguous() or out.requires_grad or _share_memory(out, (grad, exp_avg, exp_avg_sq)):
+            raise ValueError(
+                "out must be contiguous, need no gradient, and lie in other memory than grad, exp_avg and exp_avg_sq; "
+                "leave it out for new memory"
+            )
     numbers = _check_numbers({"lr": lr, "betas": betas, "eps": eps, "scale": scale})
     with torch.no_grad():
-        update = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device)
+        update = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device) if out is None else out
         FIELD_ADAM(grad, exp_avg, exp_avg_sq, step, update, **numbers, replace=True)
     return update
 
@@ -257,6 +267,11 @@ def _check_field(name: str, field: torch.Tensor) -> None:
     checks.check_field(name, field)
     if field.dtype not in _DTYPES:
         raise TypeError(f"{name} must be float32 or float64, got {field.dtype}: convert it with .float()")
+
+
+def _share_memory(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
+    own = tensor.untyped_storage().data_ptr()
+    return own != 0 and any(own == other.untyped_storage().data_ptr() for other in others)
 
 
 def _check_gradient(grad: torch.Tensor, field: torch.Tensor) -> None:

@@ -91,6 +91,28 @@ def test_the_function_returns_the_update_that_the_optimizer_adds(
 
 @pytest.mark.parametrize("scale", SCALES)
 @WITH_DTYPES
+def test_the_update_goes_where_it_is_asked_for(backend: str, dtype: torch.dtype, scale: Scale) -> None:
+    shape = long_shape(backend)
+    gradient, out = make_gradient(make_field(shape, dtype), 0), torch.full(shape, 7.0, dtype=dtype)
+    with uk.use_backend(backend):
+        expected = adam_step(gradient, **new_state(shape, dtype), lr=0.25, scale=scale)
+        found = adam_step(gradient, **new_state(shape, dtype), lr=0.25, scale=scale, out=out)
+    assert found is out
+    assert torch.equal(out, expected)
+
+
+def test_an_update_cannot_be_written_over_what_it_is_made_of() -> None:
+    shape = (2, 3, 5, 6, 7)
+    gradient, state = make_gradient(make_field(shape), 0), new_state(shape, torch.float64)
+    for out in (gradient, state["exp_avg"], torch.zeros(2, 3, 5, 7, 6, dtype=torch.float64).transpose(3, 4)):
+        with pytest.raises(ValueError, match="out must be contiguous, need no gradient, and lie in other memory"):
+            adam_step(gradient, **state, lr=0.25, out=out)
+    with pytest.raises(ValueError, match="grad and out"):
+        adam_step(gradient, **state, lr=0.25, out=torch.zeros(1, 3, 2, 2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@WITH_DTYPES
 def test_every_backend_agrees_with_the_float64_reference(backend: str, dtype: torch.dtype, scale: Scale) -> None:
     for shape in (*((2, dims, *SPATIAL[dims]) for dims in (1, 2, 3)), long_shape(backend), (1, 1, 1)):
         state, oracle = new_state(shape, dtype), new_state(shape, torch.float64)

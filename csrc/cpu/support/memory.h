@@ -29,9 +29,13 @@ inline void advise_large_pages(const torch::stable::Tensor& tensor) {
 #endif
 }
 
+// A tensor of this shape and dtype that a loop does not need any longer, see memory.cpp; it is then no longer spare.
+std::optional<torch::stable::Tensor> take_spare(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype);
+
 // An uninitialised contiguous CPU tensor for a kernel to fill.
 inline torch::stable::Tensor new_output(const torch::stable::Tensor& like,
                                         torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+  if (std::optional<torch::stable::Tensor> spare = take_spare(sizes, dtype)) return *spare;
   torch::stable::Tensor output = torch::stable::new_empty(like, sizes, dtype);
   advise_large_pages(output);
   return output;

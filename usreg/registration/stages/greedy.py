@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from usreg_kernels import compose_ddf, gaussian_smooth, warp
+from usreg_kernels.lending import lending
 from usreg_kernels.optim import adam_step
 
 from .convergence import Convergence
@@ -86,25 +87,31 @@ def register_greedy(
         step = torch.zeros((), device=ddf.device)
         convergence = Convergence(settings.tolerance, seconds=settings.seconds)
         eps = None
-        for _ in range(count):
-            leaf = ddf.detach().requires_grad_()
-            value = loss(warp(source.image, leaf), target.image, leaf)
-            if source.overlap is not None:
-                value = value + source.overlap.of_field(leaf)
-            (gradient,) = torch.autograd.grad(value, leaf)
-            gradient = gaussian_smooth(gradient, settings.sigma_gradient)
-            eps = eps if eps is not None else relative_eps(gradient)
-            update = adam_step(
-                *(gradient, exp_avg, exp_avg_sq, step),
-                lr=settings.step,
-                betas=settings.betas,
-                eps=eps,
-                scale="longest",
-            )
-            ddf = gaussian_smooth(compose_ddf(ddf, update), settings.sigma_field)
-            report(number, value.item())
-            if convergence.is_reached(value.item()):
-                break
+        with lending() as lend:
+            for _ in range(count):
+                leaf = ddf.detach().requires_grad_()
+                value = loss(warp(source.image, leaf), target.image, leaf)
+                if source.overlap is not None:
+                    value = value + source.overlap.of_field(leaf)
+                (gradient,) = torch.autograd.grad(value, leaf)
+                smoothed = gaussian_smooth(gradient, settings.sigma_gradient)
+                eps = eps if eps is not None else relative_eps(smoothed)
+                update = adam_step(
+                    *(smoothed, exp_avg, exp_avg_sq, step),
+                    lr=settings.step,
+                    betas=settings.betas,
+                    eps=eps,
+                    scale="longest",
+                    out=gradient.contiguous(),
+                )
+                lend(smoothed)
+                composed = compose_ddf(ddf, update)
+                lend(update)
+                ddf = gaussian_smooth(composed, settings.sigma_field)  # not lent later: the loss may keep it
+                lend(composed)
+                report(number, value.item())
+                if convergence.is_reached(value.item()):
+                    break
         losses.append(convergence.losses)
     return ddf, losses
 
@@ -115,5 +122,6 @@ def relative_eps(gradient: torch.Tensor) -> float:
     Where both images are empty the gradient is a trace of what lies around. Without this, Adam would make whole steps
     of it, and the field would drift there.
     """
-    largest = gradient.abs().max().item()
+    lowest, highest = gradient.aminmax()
+    largest = max(-lowest.item(), highest.item())
     return max(SMALLEST_EPS, EPS * largest) if math.isfinite(largest) else SMALLEST_EPS

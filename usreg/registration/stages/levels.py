@@ -78,4 +78,4 @@ def move_field(ddf: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
         return ddf
     moved = warp(ddf, affine=between(target, source, ddf), size=target.size)
     scale = torch.tensor([new / old for new, old in zip(target.size, source.size, strict=True)])
-    return moved * scale.to(moved).view(1, 3, 1, 1, 1)
+    return moved.mul_(scale.to(moved).view(1, 3, 1, 1, 1))
