@@ -2,7 +2,8 @@
 
 Every row comes from a process of its own, which takes steps of training: network, warp, loss, gradients and Adam, batch
 size 1. Memory is the most that the first step holds beyond the network and the batch: on a CPU resident memory as Linux
-counts it, on a GPU what torch's allocator gives out. Seconds are the median of the steps behind the first.
+counts it, on a GPU what torch's allocator gives out. Seconds are the median of the steps behind the first; of the first
+one where it takes long, and its extra work is a small part.
 
 A row that goes beyond ``--gigabytes`` or ``--seconds`` is stopped, and recorded as such. Rows that this machine has
 measured already are kept; ``--minutes`` ends the whole, and the next call goes on.
@@ -39,8 +40,10 @@ BLOCK = "training-memory"
 WAYS = {"float32": (False, False), "checkpointing": (True, False), "bfloat16": (False, True), "both": (True, True)}
 """By name, whether the network is checkpointed, and whether the step runs under autocast."""
 _GB = 1e9
+_LONG_SECONDS = 8.0
+"""From which on the first step is the one that is timed."""
 _MOST_STEPS = 3
-_STEPS_SECONDS = 6.0
+_STEPS_SECONDS = 3.0
 """Timed steps of a row: one at least, and no further one after so many seconds."""
 _WATCH_SECONDS = 0.05
 _ENDED_BY_THE_SYSTEM = (-9, 137)
@@ -60,7 +63,7 @@ class Entry:
         way: one of WAYS.
         bytes: None where the first step did not end.
         where: the processor or the GPU.
-        seconds: None where no step behind the first one ended.
+        seconds: of a step; None where none ended in time.
         reason: why a number is missing.
         threads: of torch.
         date: of the measurement, as in ISO 8601.
@@ -128,10 +131,10 @@ def measure(
 
     tell = tell or (lambda entry: None)
     tell(_entry_here((model, size, way), device))
-    most, _ = peak_extra_bytes(step, device)
-    entry = _entry_here((model, size, way), device, most)
+    most, first = peak_extra_bytes(step, device)
+    times = [first] if first > _LONG_SECONDS else []
+    entry = _entry_here((model, size, way), device, most, *times)
     tell(entry)
-    times: list[float] = []
     while len(times) < _MOST_STEPS and sum(times) < _STEPS_SECONDS:
         optimizer.zero_grad()
         start = time.perf_counter()
@@ -314,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), metavar="WAY",
                         help="in the order in which they are measured")  # fmt: skip
     parser.add_argument("--gigabytes", type=float, default=20.0, help="of resident memory that a row may take")
-    parser.add_argument("--seconds", type=float, default=60.0, help="that all steps of a row may take")
+    parser.add_argument("--seconds", type=float, default=90.0, help="that all steps of a row may take")
     parser.add_argument("--minutes", type=float, help="that the whole may take")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--results", type=Path, help=f"where lines of JSON go; {RESULTS}")
