@@ -13,6 +13,7 @@ from bench import gpu
 from bench.gpu import Run
 
 _PROCESS = Path("/proc/self")
+_STATUS = "/proc/{process}/status"
 _RESET_PEAK = "5"  # of clear_refs: the high-water mark of resident memory becomes the present size
 
 
@@ -30,9 +31,17 @@ def peak_extra_bytes(run: Run, device: str) -> tuple[int | None, float]:
         return most, time.perf_counter() - start
     if not _reset_peak():
         return None, _seconds(run)
-    before = _resident("VmRSS")
+    before = _counted("VmRSS")
     seconds = _seconds(run)
-    return max(0, _resident("VmHWM") - before), seconds
+    return max(0, _counted("VmHWM") - before), seconds
+
+
+def resident(process: int) -> int | None:
+    """The bytes of memory that a process holds now; None where the system does not say, or the process has ended."""
+    try:
+        return _counted("VmRSS", process)
+    except OSError:  # ProcessLookupError is one
+        return None
 
 
 def _seconds(run: Run) -> float:
@@ -53,7 +62,8 @@ def _reset_peak() -> bool:
     return True
 
 
-def _resident(counter: str) -> int:
-    found = re.search(rf"^{counter}:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
-    assert found is not None
+def _counted(counter: str, process: int | str = "self") -> int:
+    found = re.search(rf"^{counter}:\s+(\d+) kB", Path(_STATUS.format(process=process)).read_text(), re.MULTILINE)
+    if found is None:
+        raise ProcessLookupError(f"process {process} has ended, or has no {counter}")
     return 1024 * int(found.group(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -45,7 +46,8 @@ def _run(config: str | None, overrides: Sequence[str], console: Console) -> int:
     try:
         train(load_config(config, overrides))
     except Stopped as stopped:
-        console.print(str(stopped), markup=False, soft_wrap=True)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, all stop and one says so
+            console.print(str(stopped), markup=False, soft_wrap=True)
         return EXIT_STOPPED
     return 0
 

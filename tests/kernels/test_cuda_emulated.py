@@ -62,15 +62,16 @@ def test_agrees_with_the_float64_reference(case: Case, dtype: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("case", WRITTEN, ids=str)
-@pytest.mark.parametrize("name", ["opcheck", "gradcheck", "gradgradcheck"])
-def test_every_case(case: Case, name: str) -> None:
-    getattr(backends, f"test_{name}")(case, "cuda")
+def test_gradcheck(case: Case) -> None:
+    backends.test_gradcheck(case, "cuda")
 
 
 @pytest.mark.parametrize("case", ONE_WRITTEN, ids=str)
 @pytest.mark.parametrize(
     "name",
     [
+        "opcheck",  # of an operator that all backends share: every case of it is another's test
+        "gradgradcheck",  # and so is every case of a double backward pass, which is made of the reference
         "gradient_to_one_input_alone",
         "no_grad_and_constant_inputs",
         "backward_twice_through_one_graph",
@@ -188,7 +189,7 @@ def test_field_in_chunks(
     assert_close(gradient, wanted, GRADIENT_TOLERANCE[torch.float64])
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 9), (1, 2, 9, 7), (1, 3, 5, 6, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 9), (1, 2, 9, 7), (1, 3, 4, 5, 4)], ids=str)
 @pytest.mark.parametrize("call", ["forward, l2", "central, l2", "bending", "folding"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_field_voxels_that_are_not_finite_spread_as_far_as_differences(
@@ -490,6 +491,7 @@ def test_under_address_sanitizer() -> None:
     # The values that a field's loss reads do not change where it reads.
     tests = "(agrees or feature or chunks or smoothing or odd or random or empty or strides or finite or step or warp)"
     tests += " and not ((mind or mutual) and float16)"  # long ones, which read the halves as other ops do
+    tests += " and not (agrees and bfloat16)"  # which is read where float16 is
     tests += " and not opcheck and not gradcheck and not gradgradcheck and not field_voxels and not compile"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=build.ROOT)

@@ -166,7 +166,7 @@ def test_samples_are_the_same_in_workers(context, workers):
         ({"num_samples": 0}, "num_samples must be 1 or more"),
         ({"num_samples": 1, "noise_std": -1.0}, "noise_std"),
         ({"num_samples": 1, "seed": -3}, "seed"),
-        ({"num_samples": 1, "image_size": [8, 8]}, "image_size must be three whole numbers"),
+        ({"num_samples": 1, "image_size": [1, 1, 8]}, "image_size must be three whole numbers"),
         ({"num_samples": 1, "max_disp": 2.0}, "max_disp"),
         ({"num_samples": 1, "cp_spacing": 0}, "cp_spacing"),
     ],

@@ -111,6 +111,62 @@ def test_any_size_works(name: str, size: tuple[int, ...]) -> None:
 
 
 @EVERY_MODEL
+@pytest.mark.parametrize("across", [0, 1, 2])
+def test_a_network_for_slices(name: str, across: int) -> None:
+    """It has no weights in 3-D, and gives a slice along any axis the field of the 2-D image, with 0 across."""
+    plane = (21, 34)
+    size = (*plane[:across], 1, *plane[across:])
+    model = tiny(name, size, spatial_dims=2).eval()
+    perturb(model, name)
+    assert not any(weight.dim() == 5 for weight in model.parameters())
+    moving, fixed = pair(size, batch=2)
+    warped, ddf = model(moving, fixed)
+    flat_warped, flat_ddf = model(*(image.squeeze(2 + across) for image in (moving, fixed)))
+    assert flat_ddf.shape == (2, 2, *plane)
+    assert flat_ddf.abs().max() > 0
+    assert not ddf[:, across].any()
+    in_plane = [axis for axis in range(3) if axis != across]
+    assert torch.equal(ddf[:, in_plane].squeeze(2 + across), flat_ddf)
+    torch.testing.assert_close(warped.squeeze(2 + across), flat_warped, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"one for slices|was built for images of"):
+        model(*pair((4, *plane)))
+
+
+class Given(torch.nn.Module):
+    """A network that returns a part of one field, whatever it gets."""
+
+    def __init__(self, field: torch.Tensor) -> None:
+        super().__init__()
+        self.given = field
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        return self.given[(..., *map(slice, pair.shape[2:]))]
+
+
+@pytest.mark.parametrize("half_res", [False, True])
+def test_an_integrated_field_of_a_slice_is_that_of_a_thick_one(half_res: bool) -> None:
+    """A network in 3-D that gives all planes the same velocity moves each of them as one in 2-D does."""
+    plane = build_model({"name": "voxelmorph3d", "half_res": half_res}, (20, 24))
+    volume = build_model({"name": "voxelmorph3d", "half_res": half_res}, (8, 20, 24))
+    velocity = torch.nn.functional.interpolate(torch.randn(1, 2, 4, 5), (32, 64), mode="bicubic")
+    thick = torch.cat([torch.zeros(1, 1, 32, 64), velocity], 1)[:, :, None].expand(-1, -1, 32, -1, -1)
+    plane.network, volume.network = Given(velocity), Given(thick)
+    _, found = plane(*pair((1, 20, 24)))
+    _, expected = volume(*pair((8, 20, 24)))
+    torch.testing.assert_close(found[:, :, 0], expected[:, :, 3], rtol=1e-4, atol=1e-4)
+
+
+def test_two_numbers_are_the_size_of_a_slice() -> None:
+    for name in TINY:
+        model = build_model({"name": name, **TINY[name]}, (12, 20))
+        assert isinstance(model, RegistrationModel)
+        assert model.spatial_dims == 2
+        assert model(*pair((1, 12, 20)))[1].shape == (1, 3, 1, 12, 20)
+    volumes = build_model({"name": "globalnet3d", "depth": 2}, (1, 12, 20))  # as checkpoints without the key
+    assert volumes.spatial_dims == 3
+
+
+@EVERY_MODEL
 def test_keys_of_the_warp(name: str) -> None:
     model = tiny(name, warp_mode="nearest", warp_padding_mode="zeros")
     assert isinstance(model, RegistrationModel)
@@ -236,6 +292,9 @@ def test_transmorph_checkpointing_changes_no_gradient() -> None:
         ("voxelmorph3d", {"channels": [4, 8, 8]}, "channels is .* pairs"),
         ("voxelmorph3d", {"final_conv_channels": [0]}, "channels is 0"),
         ("unetreg3d", {"in_channels": 2, "image_channels": 2}, "in_channels is 2; it must be 4, .* of 2 channels each"),
+        ("localnet3d", {"out_channels": 1, "spatial_dims": 2}, "out_channels is 1; it must be 3"),
+        ("voxelmorph3d", {"spatial_dims": 1}, "spatial_dims is 1; it must be 3, for volumes, or 2, for slices"),
+        ("globalnet3d", {"spatial_dims": 2}, r"image_size \[16, 12, 20\] is that of volumes: leave it out"),
         ("transmorph3d", {"image_channels": 0}, "image_channels is 0; it must be 1 or more"),
         ("globalnet3d", {"num_channel_initial": 0}, "num_channel_initial is 0"),
         ("unetreg3d", {"out_channels": 2}, "out_channels is 2; it must be 3"),
@@ -253,7 +312,8 @@ def test_impossible_values(name: str, keys: dict[str, Any], message: str) -> Non
 
 
 def test_defaults_are_those_of_the_reference() -> None:
-    shared = {"warp_mode": "bilinear", "warp_padding_mode": "border", "checkpointing": False, "image_channels": 1}
+    shared = {"warp_mode": "bilinear", "warp_padding_mode": "border", "checkpointing": False}
+    shared |= {"image_channels": 1, "spatial_dims": 3}
     reference: dict[str, dict[str, Any]] = {
         "globalnet3d": {"num_channel_initial": 16, "depth": 3},
         "localnet3d": {

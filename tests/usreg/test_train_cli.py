@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel
@@ -313,6 +315,73 @@ register_loss("weighted")(lambda **_: Weighted())
             assert bool(first[key]) is bool(second[key]), key
             if first[key]:
                 assert float(second[key]) == pytest.approx(float(first[key]), rel=1e-3, abs=1e-5), key
+
+
+def launch_and_end(tiny_file, how, number, everybody):
+    """Start two processes by a launcher, send it a signal in the middle, wait for the end of all; what they said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", *how]
+    settings = ["train_dataset.num_samples=40", "training.epochs=10000", "training.resume=auto", "device=null"]
+    workers: list[int] = []
+    with Path("log").open("w") as log, subprocess.Popen(
+        [*command, "-m", "usreg.train", "--config", str(tiny_file), *settings],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=log, stderr=log,
+    ) as launcher:  # fmt: skip
+        try:
+            wait_until(lambda: Path("run/last.pt").exists() or launcher.poll() is not None)
+            workers += children_of(launcher.pid)
+            assert len(workers) == 2, Path("log").read_text()
+            for process in [*workers, launcher.pid] if everybody else [launcher.pid]:
+                os.kill(process, number)
+            assert launcher.wait(60) != 0
+            wait_until(lambda: not any(map(state_of, workers)))
+        finally:
+            launcher.kill()
+            for worker in filter(state_of, workers):
+                os.kill(worker, signal.SIGKILL)
+    return Path("log").read_text()
+
+
+def wait_until(true):
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end, Path("log").read_text()
+        time.sleep(0.05)
+
+
+def children_of(process):
+    """The processes that a process started and that still run."""
+    found = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return [child for child in found if state_of(child)[1:2] == [str(process)]]
+
+
+def state_of(process):
+    """State and parent of a process; empty where it has ended."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+    return [] if words[0] in "ZX" else words[:2]
+
+
+ALL_SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the processes of a session are read from /proc")
+@pytest.mark.parametrize(
+    ("how", "number", "everybody"),
+    [([], signal.SIGTERM, False), ([ALL_SIGNALS], signal.SIGUSR1, True), ([], signal.SIGUSR1, False)],
+    ids=["SIGTERM", "SIGUSR1 to all", "SIGUSR1 that ends the launcher only"],
+)
+def test_a_launcher_that_is_asked_to_stop_leaves_a_checkpoint_and_nobody_behind(tiny_file, how, number, everybody):
+    said = launch_and_end(tiny_file, how, number, everybody)
+    assert said.count("stopped after step") == 1
+    step = load_checkpoint(Path("run/last.pt"))["progress"]["step"]
+    assert f"stopped after step {step};" in said
+    rest = ["train_dataset.num_samples=40", "training.resume=auto", "training.epochs=10000"]
+    assert main(["--config", str(tiny_file), *rest, f"training.max_steps={step + 2}"]) == 0
+    assert load_checkpoint(Path("run/last.pt"))["progress"]["step"] == step + 2
 
 
 def test_processes_that_do_not_find_each_other_are_refused(tiny_file, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from ..registry import Registry, did_you_mean
+from ..spatial import whole_size
 from .plugins import registry_of
 from .schema import Config, OptimizerConfig
 
@@ -28,7 +29,7 @@ NO_FOLDING = 0.25
 """Displacement of control points, in their distances, at which a cubic B-spline in 3-D is far from folding, which may
 begin at 1 / 2.48 (Choi and Lee, Graphical Models 62, 2000)."""
 
-PROVIDED = {"dataset": ("split", "image_size"), "model": ("image_size", "image_channels"), "loss": ()}
+PROVIDED = {"dataset": ("split", "image_size"), "model": ("image_size", "image_channels", "spatial_dims"), "loss": ()}
 """Arguments that the program passes to the factories of a kind, so that a section need not give them."""
 RESERVED = ("split",)
 """Those of them that a section must not give."""
@@ -202,7 +203,7 @@ def gather_optimizer_options(given: dict[str, Any], source: Source) -> None:
 
 
 def check_values(config: Config, source: Source) -> None:
-    """Values that no type can rule out; normalises ``training.resume``."""
+    """Values that no type can rule out; normalises ``training.resume``, and ``image_size`` to three axes."""
     optimizer, training = config.optimizer, config.training
 
     def require(good: bool, key: str, value: Any, valid: str) -> None:
@@ -210,7 +211,9 @@ def check_values(config: Config, source: Source) -> None:
             raise ConfigError(f"{key} {source.of(key)} is {_shown(value)}; it must be {valid}")
 
     size = config.image_size
-    require(len(size) == 3 and min(size) >= 1, "image_size", size, "three positive integers [D, H, W]")
+    valid = "three positive integers [D, H, W], or two of slices [H, W]"
+    require(len(size) in (2, 3) and min(size) >= 1, "image_size", size, valid)
+    config.image_size = list(whole_size(size))
     require(0 < optimizer.lr < math.inf, "optimizer.lr", optimizer.lr, "a finite number above 0, such as 1e-4")
     require(0 <= optimizer.weight_decay < math.inf, "optimizer.weight_decay", optimizer.weight_decay, "0 or more")
     least_of = {"epochs": 1, "batch_size": 1, "num_workers": 0, "val_every": 0, "seed": 0, "accumulate": 1, "keep": 0}

@@ -132,7 +132,7 @@ class CustomDataset(Dataset[Sample]):
         intensity_upper: Any = None,
         intensity_clip: Any = None,
     ) -> None:
-        self.image_size = check_image_size(image_size, slices=True)
+        self.image_size = check_image_size(image_size)
         self.image_channels = options.check_image_channels(image_channels)
         options.check_preprocess_style(preprocess_style)
         options.check_alignment(align_reference, align_margin_mm)

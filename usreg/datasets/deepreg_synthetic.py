@@ -31,7 +31,7 @@ class DeepRegSynthetic(Dataset[Sample]):
 
     Args:
         num_samples: number of pairs, 1 or more.
-        image_size: [D, H, W] in voxels.
+        image_size: [D, H, W] in voxels; [1, H, W] or [H, W] for slices.
         max_disp: largest displacement of a control point per axis, in normalised coordinates, half the extent being 1:
             the first and last voxel are at -1 and 1, so that 0.2 is 0.2 (size - 1) / 2 voxels.
         cp_spacing: distance of the field's control points in voxels. Below about ``2 max_disp`` in voxels it can fold.

@@ -31,7 +31,7 @@ def ellipsoids(rng: np.random.Generator, image_size: tuple[int, int, int], soft:
 
     Args:
         rng: the sample's generator.
-        image_size: (D, H, W) in voxels.
+        image_size: (D, H, W) in voxels; an axis of one voxel lies in the middle.
         soft: edges are two voxels wide instead of sharp.
 
     Returns:
@@ -39,8 +39,8 @@ def ellipsoids(rng: np.random.Generator, image_size: tuple[int, int, int], soft:
     """
     image = np.full(image_size, 0.05, np.float32)
     foreground = np.zeros(image_size, np.float32)
-    axes = [np.linspace(-1, 1, size, dtype=np.float32) for size in image_size]
-    edge = _EDGE_VOXELS * 2 / (min(image_size) - 1) if soft else 0.0
+    axes = [np.linspace(-1, 1, size, dtype=np.float32) if size > 1 else np.zeros(1, np.float32) for size in image_size]
+    edge = _EDGE_VOXELS * 2 / (min(size for size in image_size if size > 1) - 1) if soft else 0.0
     for number in range(1 + _ORGANS):
         body = number == 0
         centre = rng.uniform(-0.1, 0.1, 3) if body else rng.uniform(-0.85, 0.85, 3)

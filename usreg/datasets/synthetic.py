@@ -23,7 +23,7 @@ class SyntheticEllipsoids(Dataset[Sample]):
 
     Args:
         num_samples: number of pairs, 1 or more.
-        image_size: [D, H, W] in voxels.
+        image_size: [D, H, W] in voxels; [1, H, W] or [H, W] for slices.
         noise_std: standard deviation of the Gaussian noise, independent in the two images.
         smooth: edges are two voxels wide instead of sharp.
         seed: 0 or more.

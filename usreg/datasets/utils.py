@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from ..errors import DataError
 from ..registry import Registry
-from ..spatial import Grid
+from ..spatial import Grid, whole_size
 from .sample_checks import conformed
 
 Sample: TypeAlias = dict[str, Any]
@@ -58,16 +58,18 @@ def check_split(split: str) -> str:
     return split
 
 
-def check_image_size(image_size: Sequence[int], slices: bool = False) -> tuple[int, int, int]:
-    """Return (D, H, W) as a tuple of ints, or raise a ValueError: three whole numbers of at least 2 voxels.
+def check_image_size(image_size: Sequence[int]) -> tuple[int, int, int]:
+    """Return (D, H, W) as a tuple of ints, or raise a ValueError.
 
-    With ``slices`` one of them may be 1.
+    Three whole numbers of at least 2 voxels; one of them may be 1, for slices, and two numbers (H, W) are (1, H, W).
     """
-    size = tuple(image_size)
+    size = whole_size(image_size)
     whole = len(size) == 3 and all(isinstance(n, int) and not isinstance(n, bool) for n in size)
-    if not whole or min(size) < 1 or size.count(1) > slices:
-        valid = "each 2 or more, or one of them 1 for slices," if slices else "each 2 or more,"
-        raise ValueError(f"image_size must be three whole numbers [D, H, W], {valid} not {list(size)}")
+    if not whole or min(size) < 1 or size.count(1) > 1:
+        raise ValueError(
+            "image_size must be three whole numbers [D, H, W], each 2 or more, or one of them 1 for slices, not "
+            f"{list(image_size)}"
+        )
     return size[0], size[1], size[2]
 
 

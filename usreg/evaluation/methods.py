@@ -17,7 +17,7 @@ from ..datasets import grid_of
 from ..errors import UsageError
 from ..metrics.label_volumes import structures
 from ..models import build_model
-from ..models.utils import takes_image_channels
+from ..models.utils import takes
 from ..models.warp import warp
 from ..registration.inputs.given import Pair, find_start, prepare_given
 from ..registration.pair import Volume
@@ -69,9 +69,10 @@ def method_of_checkpoint(
     content = load_checkpoint(path)
     if config_file is not None:
         config = load_config(config_file, overrides)
-        known = content["config"].get("model", {}).get("image_channels")
-        if known is not None and takes_image_channels(config.model):
-            config.model.setdefault("image_channels", known)  # training took it from the data
+        known = content["config"].get("model", {})
+        for key in ("image_channels", "spatial_dims"):
+            if key in known and takes(config.model, key):
+                config.model.setdefault(key, known[key])  # training took it from the data
     else:
         keys, given = dict(content["config"]), keys_of(overrides)
         if keys.get("device") not in (None, *available_devices()) and "device" not in given:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .warp import check_modes, warp
 
 SPATIAL_DIMS = 3
+"""Of a network for volumes, which is the default; 2 for slices."""
 IMAGES = 2
 """The moving and the fixed one, which a network gets stacked."""
 
@@ -21,16 +22,20 @@ class RegistrationModel(nn.Module):
     A network that halves its input several times takes only sizes that are multiples of ``multiple``. Other sizes are
     padded with zeros at their far end, as the convolutions do at every border, and the field is cropped again.
 
+    A network for slices (``spatial_dims`` 2) sees the plane of images of one voxel along an axis, and moves nothing
+    along it. It takes 2-D images (B, C, H, W) too, whose fields are (B, 2, H, W).
+
     Args:
         network: maps (B, 2 C, D, H, W), the channels of the moving image and then those of the fixed one, to a field
-            (B, 3, D, H, W) in voxels, order z, y, x.
+            (B, 3, D, H, W) in voxels, order z, y, x; in 2-D (B, 2 C, H, W) to (B, 2, H, W), order y, x.
         multiple: what the network's sizes must be a multiple of.
+        spatial_dims: of the network, 3 or 2.
         image_channels: C, the channels of an image.
         warp_mode: ``bilinear`` or ``nearest`` (no gradient to the field).
         warp_padding_mode: ``border``, ``zeros`` or ``reflection``.
 
     Raises:
-        ValueError: an unknown warp mode, or no channel.
+        ValueError: an unknown warp mode, no channel, or another number of dimensions.
     """
 
     def __init__(
@@ -38,15 +43,18 @@ class RegistrationModel(nn.Module):
         network: nn.Module,
         *,
         multiple: int = 1,
+        spatial_dims: int = SPATIAL_DIMS,
         image_channels: int = 1,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
         super().__init__()
         check_modes(warp_mode, warp_padding_mode)
+        check_spatial_dims(spatial_dims)
         check_at_least_one(image_channels=image_channels)
         self.network = network
         self.multiple = multiple
+        self.spatial_dims = spatial_dims
         self.image_channels = image_channels
         self.warp_mode = warp_mode
         self.warp_padding_mode = warp_padding_mode
@@ -55,7 +63,7 @@ class RegistrationModel(nn.Module):
         """Register a batch of pairs.
 
         Args:
-            moving: (B, C, D, H, W), intensities in [0, 1].
+            moving: (B, C, D, H, W), intensities in [0, 1]; for a network in 2-D (B, C, H, W) too.
             fixed: (B, C, D, H, W), intensities in [0, 1], on the same grid.
 
         Returns:
@@ -64,27 +72,42 @@ class RegistrationModel(nn.Module):
             such as that of a slice (B, C, 1, H, W), the displacement is 0.
 
         Raises:
-            ValueError: the two are not both (B, C, D, H, W) of one shape.
+            ValueError: the two are not both (B, C, D, H, W) of one shape, or volumes for a network in 2-D.
         """
-        channels = self.image_channels
-        if moving.shape != fixed.shape or moving.dim() != 2 + SPATIAL_DIMS or moving.shape[1] != channels:
+        channels, dims = self.image_channels, moving.dim() - 2
+        if moving.shape != fixed.shape or dims not in {SPATIAL_DIMS, self.spatial_dims} or moving.shape[1] != channels:
+            either = "" if self.spatial_dims == SPATIAL_DIMS else f", or (B, {channels}, H, W)"
             raise ValueError(
                 f"moving has shape {tuple(moving.shape)} and fixed {tuple(fixed.shape)}; both must be the same "
-                f"(B, {channels}, D, H, W): resample one onto the other's grid first; 'image_channels' of the model, "
-                f"here {channels}, is the number of channels of an image"
+                f"(B, {channels}, D, H, W){either}: resample one onto the other's grid first; 'image_channels' of the "
+                f"model, here {channels}, is the number of channels of an image"
             )
         ddf = _without_thin_axes(self.field(moving, fixed).float())
         return warp(moving, ddf, self.warp_mode, self.warp_padding_mode), ddf
 
     def field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """The displacement field (B, 3, D, H, W) in voxels, order z, y, x."""
-        depth, height, width = moving.shape[2:]
-        pads = [
-            p - size for p, size in zip(padded_size(moving.shape[2:], self.multiple), moving.shape[2:], strict=True)
-        ]
-        pair = F.pad(torch.cat([moving, fixed], dim=1), [0, pads[2], 0, pads[1], 0, pads[0]])
+        """The displacement field (B, 3, D, H, W) in voxels, order z, y, x; of 2-D images (B, 2, H, W), order y, x."""
+        if moving.dim() - 2 == self.spatial_dims:
+            return self.network_field(moving, fixed)
+        if 1 not in moving.shape[2:]:
+            raise ValueError(
+                f"this network is one for slices (spatial_dims 2), and the images are volumes, of "
+                f"{list(moving.shape[2:])}: train one with the 'image_size' of volumes, and without 'spatial_dims'"
+            )
+        across = moving.shape.index(1, 2)
+        field = self.network_field(moving.squeeze(across), fixed.squeeze(across)).unsqueeze(across)
+        before, behind = field.split([across - 2, SPATIAL_DIMS + 1 - across], dim=1)
+        return torch.cat([before, torch.zeros_like(field[:, :1]), behind], dim=1)
+
+    def network_field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """The field of images with as many axes as the network has: (B, C, D, H, W), or (B, C, H, W) in 2-D."""
+        size = moving.shape[2:]
+        pads = [padded - length for padded, length in zip(padded_size(size, self.multiple), size, strict=True)]
+        pair = F.pad(torch.cat([moving, fixed], dim=1), [n for pad in reversed(pads) for n in (0, pad)])
         field: torch.Tensor = self.network(pair)
-        return field[:, :, :depth, :height, :width]
+        for axis, length in enumerate(size, start=2):
+            field = field.narrow(axis, 0, length)
+        return field
 
 
 def padded_size(size: Sequence[int], multiple: int) -> tuple[int, ...]:
@@ -104,7 +127,7 @@ def _without_thin_axes(ddf: torch.Tensor) -> torch.Tensor:
     if 1 not in ddf.shape[2:]:
         return ddf
     extended = ddf.new_tensor([float(length > 1) for length in ddf.shape[2:]])
-    return ddf * extended.reshape(1, -1, 1, 1, 1)
+    return ddf * extended.reshape(1, -1, *[1] * len(extended))
 
 
 def network_channels(image_channels: int, in_channels: int | None = None) -> int:
@@ -127,10 +150,26 @@ def network_channels(image_channels: int, in_channels: int | None = None) -> int
     return wanted
 
 
-def check_out_channels(out_channels: int) -> None:
-    """Raise ValueError unless the network returns the three components of a field."""
-    if out_channels != SPATIAL_DIMS:
+def check_spatial_dims(spatial_dims: int) -> None:
+    """Raise ValueError unless a network is one for volumes or one for slices."""
+    if spatial_dims not in (2, SPATIAL_DIMS):
+        raise ValueError(f"spatial_dims is {spatial_dims}; it must be 3, for volumes, or 2, for slices")
+
+
+def field_channels(spatial_dims: int, out_channels: int = SPATIAL_DIMS) -> int:
+    """The components of a field that a network returns, as many as it has dimensions.
+
+    Args:
+        spatial_dims: 3 or 2.
+        out_channels: the number as a config gives it, which is 3, of the model's field, or that of the network.
+
+    Raises:
+        ValueError: another number of dimensions or of components.
+    """
+    check_spatial_dims(spatial_dims)
+    if out_channels not in (SPATIAL_DIMS, spatial_dims):
         raise ValueError(f"out_channels is {out_channels}; it must be 3, the field's components z, y and x")
+    return spatial_dims
 
 
 def check_at_least_one(**values: int) -> None:

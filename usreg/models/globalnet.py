@@ -9,7 +9,15 @@ import torch
 from monai.networks.nets.regunet import GlobalNet
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, network_channels, padded_size, zero_init
+from .base import (
+    SPATIAL_DIMS,
+    RegistrationModel,
+    check_at_least_one,
+    check_spatial_dims,
+    network_channels,
+    padded_size,
+    zero_init,
+)
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
@@ -28,7 +36,7 @@ class _ScaledAffineHead(nn.Module):
     Float32 under autocast: coordinates times a half-precision matrix are off by whole voxels.
 
     Args:
-        size: (D, H, W) of the field.
+        size: (D, H, W) of the field, or (H, W).
         features: number of features, channels times voxels.
     """
 
@@ -38,23 +46,24 @@ class _ScaledAffineHead(nn.Module):
     def __init__(self, size: Sequence[int], features: int) -> None:
         super().__init__()
         self.features = features
-        self.affine = nn.Linear(features, SPATIAL_DIMS * (SPATIAL_DIMS + 1))
+        self.dims = len(size)
+        self.affine = nn.Linear(features, self.dims * (self.dims + 1))
         zero_init(self.affine)
         half = [(length - 1) / 2 for length in size]
         axes = [torch.linspace(-1, 1, length) if length > 1 else torch.zeros(1) for length in size]
         grid = torch.stack([*torch.meshgrid(*axes, indexing="ij"), torch.ones(*size)])
-        self.register_buffer("grid", grid, persistent=False)  # (4, D, H, W): z, y, x, 1
+        self.register_buffer("grid", grid, persistent=False)  # (4, D, H, W): z, y, x, 1; in 2-D (3, H, W)
         self.register_buffer("half_extent", torch.tensor(half), persistent=False)
 
     def forward(self, x: list[torch.Tensor], image_size: list[int]) -> torch.Tensor:
-        """The field (B, 3, D, H, W) in voxels, of the features x[0]."""
+        """The field (B, 3, D, H, W) or (B, 2, H, W) in voxels, of the features x[0]."""
         with torch.autocast(x[0].device.type, enabled=False):
             features = x[0].float().flatten(1)
             weights = self.affine.weight / self.features
             matrix = PACE * nn.functional.linear(features, weights, self.affine.bias)
-            matrix = matrix.reshape(-1, SPATIAL_DIMS, SPATIAL_DIMS + 1)
-            ddf = torch.einsum("bij,jdhw->bidhw", matrix, self.grid)
-            return ddf * self.half_extent.reshape(1, -1, 1, 1, 1)
+            matrix = matrix.reshape(-1, self.dims, self.dims + 1)
+            ddf = torch.einsum("bij,j...->bi...", matrix, self.grid)
+            return ddf * self.half_extent.reshape(1, -1, *[1] * self.dims)
 
 
 class _GlobalNet(GlobalNet):
@@ -70,8 +79,21 @@ def normalise_each_sample(network: nn.Module) -> None:
     """
     for module in network.modules():
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm3d):
+            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
                 setattr(module, name, nn.GroupNorm(1, child.num_features))
+
+
+def plane_of(image_size: Sequence[int]) -> list[int]:
+    """The size of a slice in its plane.
+
+    Raises:
+        ValueError: it is the size of a volume.
+    """
+    size = list(image_size)
+    if 1 not in size:
+        raise ValueError(f"spatial_dims is 2, for slices, and image_size {size} is that of volumes: leave it out")
+    size.remove(1)
+    return size
 
 
 class GlobalNetModel(RegistrationModel):
@@ -82,6 +104,7 @@ class GlobalNetModel(RegistrationModel):
         num_channel_initial: channels of the first level, doubled at each further one.
         depth: number of times that the image is halved.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        spatial_dims: 3 for volumes, 2 for slices; in training, by ``image_size``.
         image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
@@ -92,14 +115,17 @@ class GlobalNetModel(RegistrationModel):
         num_channel_initial: int = 16,
         depth: int = 3,
         checkpointing: bool = False,
+        spatial_dims: int = SPATIAL_DIMS,
         image_channels: int = 1,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
+        check_spatial_dims(spatial_dims)
         check_at_least_one(num_channel_initial=num_channel_initial, depth=depth)
+        size = list(image_size) if spatial_dims == len(image_size) else plane_of(image_size)
         network = _GlobalNet(
-            image_size=list(padded_size(image_size, 2**depth)),
-            spatial_dims=SPATIAL_DIMS,
+            image_size=list(padded_size(size, 2**depth)),
+            spatial_dims=spatial_dims,
             in_channels=network_channels(image_channels),
             num_channel_initial=num_channel_initial,
             depth=depth,
@@ -110,20 +136,21 @@ class GlobalNetModel(RegistrationModel):
         super().__init__(
             network,
             multiple=2**depth,
+            spatial_dims=spatial_dims,
             image_channels=image_channels,
             warp_mode=warp_mode,
             warp_padding_mode=warp_padding_mode,
         )
-        self.image_size = tuple(image_size)
+        self.network_size = tuple(size)
 
-    def field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """The displacement field (B, 3, D, H, W) of the predicted affine transform."""
-        if tuple(moving.shape[2:]) != self.image_size:
+    def network_field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """The displacement field of the predicted affine transform."""
+        if tuple(moving.shape[2:]) != self.network_size:
             raise ValueError(
-                f"this globalnet3d was built for images of {list(self.image_size)}; it got {list(moving.shape[2:])}: "
+                f"this globalnet3d was built for images of {list(self.network_size)}; it got {list(moving.shape[2:])}: "
                 "resample the images, or train another one with that 'image_size'"
             )
-        return super().field(moving, fixed)
+        return super().network_field(moving, fixed)
 
 
 @register_model("globalnet3d")
@@ -132,6 +159,7 @@ def create_globalnet3d(
     num_channel_initial: int = 16,
     depth: int = 3,
     checkpointing: bool = False,
+    spatial_dims: int = SPATIAL_DIMS,
     image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
@@ -139,5 +167,12 @@ def create_globalnet3d(
 ) -> nn.Module:
     """Affine registration by MONAI's GlobalNet."""
     return GlobalNetModel(
-        image_size, num_channel_initial, depth, checkpointing, image_channels, warp_mode, warp_padding_mode
+        image_size,
+        num_channel_initial,
+        depth,
+        checkpointing,
+        spatial_dims,
+        image_channels,
+        warp_mode,
+        warp_padding_mode,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from monai.networks.nets.regunet import LocalNet
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_out_channels, network_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, field_channels, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
@@ -25,6 +25,7 @@ def create_localnet3d(
     pooling: bool = True,
     concat_skip: bool = False,
     checkpointing: bool = False,
+    spatial_dims: int = SPATIAL_DIMS,
     image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
@@ -37,28 +38,29 @@ def create_localnet3d(
         num_channel_initial: channels of the first level, doubled at each further one.
         depth: number of times that the image is halved, which reads the levels 0 to ``depth``; any image size works.
         extract_levels: the levels to read, in place of ``depth``; the largest is the depth.
-        out_channels: 3, the components of the field.
+        out_channels: 3, the components of the field; in 2-D 2 is good too.
         pooling: halve by maxima; false: by convolutions.
         concat_skip: put the encoder's features beside the decoder's; false: add them.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        spatial_dims: 3 for volumes, 2 for slices; in training, by ``image_size``.
         image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     stacked = network_channels(image_channels, in_channels)
-    check_out_channels(out_channels)
+    components = field_channels(spatial_dims, out_channels)
     levels = _levels(depth, extract_levels)
     check_at_least_one(num_channel_initial=num_channel_initial, depth=max(levels, default=0))
     network: Any = LocalNet(
-        spatial_dims=SPATIAL_DIMS,
+        spatial_dims=spatial_dims,
         in_channels=stacked,
         num_channel_initial=num_channel_initial,
         extract_levels=levels,  # type: ignore[arg-type]  # MONAI says tuple[int] for any length
-        out_channels=out_channels,
+        out_channels=components,
         pooling=pooling,
         concat_skip=concat_skip,
     )
     # MONAI enlarges the coarse fields by nearest neighbour: steps of 2^depth voxels, and folding at each of them.
-    network.output_block.mode = "trilinear"
+    network.output_block.mode = "trilinear" if spatial_dims == SPATIAL_DIMS else "bilinear"
     network.output_block.align_corners = False
     zero_init(network.output_block)
     if checkpointing:
@@ -66,6 +68,7 @@ def create_localnet3d(
     return RegistrationModel(
         network,
         multiple=2 ** max(levels),
+        spatial_dims=spatial_dims,
         image_channels=image_channels,
         warp_mode=warp_mode,
         warp_padding_mode=warp_padding_mode,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.nets.swin_unetr import SwinUNETR
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, network_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, field_channels, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
@@ -27,6 +27,7 @@ def create_transmorph3d(
     dropout_path_rate: float = 0.0,
     use_checkpoint: bool = False,
     checkpointing: bool = False,
+    spatial_dims: int = SPATIAL_DIMS,
     image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
@@ -42,6 +43,7 @@ def create_transmorph3d(
         drop_rate, attn_drop_rate, dropout_path_rate: dropout of features, attention weights and whole blocks.
         use_checkpoint: as ``checkpointing``, of the attention blocks only.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`; of all blocks.
+        spatial_dims: 3 for volumes, 2 for slices; in training, by ``image_size``.
         image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
@@ -51,8 +53,8 @@ def create_transmorph3d(
             raise ValueError(f"{key} is {list(values)}; it must have {LEVELS} entries, one per level")
     network = SwinUNETR(
         in_channels=network_channels(image_channels),
-        out_channels=SPATIAL_DIMS,
-        spatial_dims=SPATIAL_DIMS,
+        out_channels=field_channels(spatial_dims),
+        spatial_dims=spatial_dims,
         feature_size=feature_size,
         depths=tuple(depths),
         num_heads=tuple(num_heads),
@@ -68,6 +70,7 @@ def create_transmorph3d(
     return RegistrationModel(
         network,
         multiple=MULTIPLE,
+        spatial_dims=spatial_dims,
         image_channels=image_channels,
         warp_mode=warp_mode,
         warp_padding_mode=warp_padding_mode,

@@ -9,7 +9,7 @@ from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from monai.networks.nets.unet import UNet
 from torch import nn
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_out_channels, network_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, field_channels, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 
@@ -22,6 +22,7 @@ def create_unetreg3d(
     strides: Sequence[int] = (2, 2, 2, 2),
     num_res_units: int = 2,
     checkpointing: bool = False,
+    spatial_dims: int = SPATIAL_DIMS,
     image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
@@ -31,16 +32,17 @@ def create_unetreg3d(
 
     Args:
         in_channels: twice ``image_channels``, the moving and the fixed image; it need not be given.
-        out_channels: 3, the components of the field.
+        out_channels: 3, the components of the field; in 2-D 2 is good too.
         channels: channels of each level, fine to coarse.
         strides: downsampling between them, one fewer than ``channels``; any image size works.
         num_res_units: residual convolutions per level; 0 for plain ones.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        spatial_dims: 3 for volumes, 2 for slices; in training, by ``image_size``.
         image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
     """
     stacked = network_channels(image_channels, in_channels)
-    check_out_channels(out_channels)
+    components = field_channels(spatial_dims, out_channels)
     if len(channels) < 2 or len(strides) != len(channels) - 1:
         raise ValueError(
             f"channels {list(channels)} and strides {list(strides)} do not fit: two or more levels of channels, and "
@@ -48,7 +50,7 @@ def create_unetreg3d(
         )
     check_at_least_one(channels=min(channels), strides=min(strides), num_res_units=num_res_units + 1)
     features = UNet(
-        spatial_dims=SPATIAL_DIMS,
+        spatial_dims=spatial_dims,
         in_channels=stacked,
         out_channels=channels[0],
         channels=tuple(channels),
@@ -58,11 +60,13 @@ def create_unetreg3d(
     if checkpointing:
         checkpoint_parts(_outermost(features, (ResidualUnit, Convolution)))
     # A layer of its own: the UNet's last unit adds its input to its output, so no weights of it give a zero field.
-    to_field = nn.Conv3d(channels[0], out_channels, kernel_size=3, padding=1)
+    convolution = nn.Conv3d if spatial_dims == SPATIAL_DIMS else nn.Conv2d
+    to_field = convolution(channels[0], components, kernel_size=3, padding=1)
     zero_init(to_field)
     return RegistrationModel(
         nn.Sequential(features, to_field),
         multiple=math.prod(strides),
+        spatial_dims=spatial_dims,
         image_channels=image_channels,
         warp_mode=warp_mode,
         warp_padding_mode=warp_padding_mode,

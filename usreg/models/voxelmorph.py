@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import usreg_kernels as uk
 from usreg_kernels.dispatch import is_worthwhile
 
-from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, network_channels, zero_init
+from .base import SPATIAL_DIMS, RegistrationModel, check_at_least_one, check_spatial_dims, network_channels, zero_init
 from .checkpointing import checkpoint_parts
 from .utils import register_model
 from .warp import warp
@@ -30,11 +30,11 @@ def integrate(velocity: torch.Tensor, steps: int) -> torch.Tensor:
     Beyond the border the velocity goes on as it is there; MONAI's ``DVF2DDF`` would stop it, and tear the field.
 
     Args:
-        velocity: (B, 3, D, H, W), voxels per unit time, order z, y, x.
+        velocity: (B, 3, D, H, W), voxels per unit time, order z, y, x; or (B, 2, H, W), order y, x.
         steps: number of squarings, 1 or more; 0 returns the velocity itself as the displacement.
 
     Returns:
-        (B, 3, D, H, W) in voxels, order z, y, x.
+        The same shape, in voxels.
     """
     if is_worthwhile("integrate_velocity", velocity.device.type):
         return uk.integrate_velocity(velocity, steps=steps, padding_mode="border")
@@ -56,6 +56,7 @@ class VoxelMorphModel(RegistrationModel):
         final_conv_channels: channels of the convolutions behind the U-Net.
         half_res: integrate at half the resolution, which takes an eighth of the memory and gives smoother fields.
         checkpointing: see :func:`usreg.models.checkpointing.checkpoint_parts`.
+        spatial_dims: 3 for volumes, 2 for slices; in training, by ``image_size``.
         image_channels: channels of an image; in training, those of the dataset's.
         warp_mode, warp_padding_mode: see :class:`RegistrationModel`.
 
@@ -71,10 +72,12 @@ class VoxelMorphModel(RegistrationModel):
         final_conv_channels: Sequence[int] = FINAL_CONV_CHANNELS,
         half_res: bool = False,
         checkpointing: bool = False,
+        spatial_dims: int = SPATIAL_DIMS,
         image_channels: int = 1,
         warp_mode: str = "bilinear",
         warp_padding_mode: str = "border",
     ) -> None:
+        check_spatial_dims(spatial_dims)
         if integration_steps < 0:
             raise ValueError(f"integration_steps is {integration_steps}; it must be 0 (no integration) or more")
         if len(channels) < 2 or len(channels) % 2:
@@ -82,7 +85,7 @@ class VoxelMorphModel(RegistrationModel):
         smallest = min([*channels, *final_conv_channels, unet_out_channels])
         check_at_least_one(channels=smallest)
         backbone: Any = VoxelMorphUNet(
-            spatial_dims=SPATIAL_DIMS,
+            spatial_dims=spatial_dims,
             in_channels=network_channels(image_channels),
             unet_out_channels=unet_out_channels,
             channels=tuple(channels),
@@ -95,6 +98,7 @@ class VoxelMorphModel(RegistrationModel):
         super().__init__(
             backbone,
             multiple=multiple,
+            spatial_dims=spatial_dims,
             image_channels=image_channels,
             warp_mode=warp_mode,
             warp_padding_mode=warp_padding_mode,
@@ -102,9 +106,9 @@ class VoxelMorphModel(RegistrationModel):
         self.integration_steps = integration_steps
         self.half_res = half_res
 
-    def field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """The displacement field (B, 3, D, H, W) in voxels, integrated."""
-        velocity = super().field(moving, fixed)
+    def network_field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """The displacement field in voxels, integrated."""
+        velocity = super().network_field(moving, fixed)
         if not self.half_res:
             return integrate(velocity, self.integration_steps)
         size = velocity.shape[2:]
@@ -113,10 +117,11 @@ class VoxelMorphModel(RegistrationModel):
 
 
 def rescaled(field: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """A field (B, 3, ...) in voxels on another number of voxels of the same box, and in those voxels."""
+    """A field (B, n, spatial), n 2 or 3, in voxels on another number of voxels of the same box, and in those voxels."""
     factors = [new / old for new, old in zip(size, field.shape[2:], strict=True)]
-    resized = F.interpolate(field.float(), size=tuple(size), mode="trilinear", align_corners=False)
-    return resized * resized.new_tensor(factors).reshape(1, 3, 1, 1, 1)
+    mode = "trilinear" if len(factors) == SPATIAL_DIMS else "bilinear"
+    resized = F.interpolate(field.float(), size=tuple(size), mode=mode, align_corners=False)
+    return resized * resized.new_tensor(factors).reshape(1, -1, *[1] * len(factors))
 
 
 @register_model("voxelmorph3d")
@@ -128,6 +133,7 @@ def create_voxelmorph3d(
     integration_steps: int = 7,
     half_res: bool = False,
     checkpointing: bool = False,
+    spatial_dims: int = SPATIAL_DIMS,
     image_channels: int = 1,
     warp_mode: str = "bilinear",
     warp_padding_mode: str = "border",
@@ -142,6 +148,7 @@ def create_voxelmorph3d(
         final_conv_channels,
         half_res,
         checkpointing,
+        spatial_dims,
         image_channels,
         warp_mode,
         warp_padding_mode,

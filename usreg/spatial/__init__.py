@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .grid import Grid, lps_to_ras
 from .resample import resample
+from .sizes import whole_size
 from .transforms import Affine, Chain, DisplacementField, InverseField, Transform
 from .vectors import vector_lengths
 
@@ -17,4 +18,5 @@ __all__ = [
     "lps_to_ras",
     "resample",
     "vector_lengths",
+    "whole_size",
 ]

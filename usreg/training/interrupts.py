@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -9,6 +10,9 @@ from types import FrameType, TracebackType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """What asks for a stop: a terminal, a batch system that ends a job, and one that was told to warn of its end."""
+
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""In the environment of processes that ``torchrun`` or ``accelerate launch`` started."""
 
 SAME_PRESS = 1.0
 """Seconds within which a second interrupt is still the first: a launcher passes on what the terminal sends to all."""
@@ -24,12 +28,21 @@ class StopRequest:
     A step that is cut in half leaves weights that no checkpoint should hold, so the loop finishes it and looks at
     :attr:`requested`. A second Ctrl-C, a second or more later, has its usual effect at once. Outside the main thread,
     where Python allows no signal handlers, nothing is caught.
+
+    The end of a launcher is a request too: ``torchrun`` ends at SIGUSR1, unless told otherwise, and leaves behind its
+    processes, which would train on with nobody to stop them.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self._asked = False
+        self._launcher = os.getppid() if LAUNCHED in os.environ else None
         self._interrupted: float | None = None
         self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal asked for a stop, or the launcher of this process is gone."""
+        return self._asked or (self._launcher is not None and os.getppid() != self._launcher)
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -43,7 +56,7 @@ class StopRequest:
         self._put_back()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self._asked = True
         if number != signal.SIGINT:
             return
         now = time.monotonic()

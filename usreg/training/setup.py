@@ -23,7 +23,7 @@ from ..errors import ConfigError, DataError, UsageError
 from ..io.manifest import NoCasesError
 from ..losses import build_loss
 from ..losses.call import LossCall
-from ..models.utils import takes_image_channels
+from ..models.utils import data_keys
 from .averaging import MovingAverage
 from .batches import Batches, EpochBatches
 from .checkpoints import (
@@ -111,13 +111,12 @@ def prepare_run(config: Config) -> Run:
     train_set, val_set = _training_set(config), _validation_set(config)
     plain_set = train_set.dataset if isinstance(train_set, Augmented) else train_set
     channels = image_channels_of(plain_set, config.image_size)
-    config = _with_channels(config, channels)
+    resume = find_resume(training.resume, training.save_dir, project_folder(config.project))
+    config = _fitted_to_data(config, channels, resume)
     set_seed(training.seed)
     network = build_for_size(config.model, tuple(config.image_size), accelerator.device, channels)
     loss = build_loss(config.loss).to(accelerator.device)
     loss_call = LossCall(loss)
-    resume = find_resume(training.resume, training.save_dir, project_folder(config.project))
-
     if resume is None and training.init_from is not None:
         begin_with(network, Path(training.init_from))
     freeze(network, training.freeze, config.model["name"])
@@ -169,14 +168,17 @@ def prepare_run(config: Config) -> Run:
     )
 
 
-def _with_channels(config: Config, channels: int) -> Config:
-    """The config with the channels of the data for a model that asks for them, so that checkpoints hold the number."""
-    if channels == 1:
-        return config
-    logger.info("the images have %d channels", channels)
-    if "image_channels" in config.model or not takes_image_channels(config.model):
-        return config
-    return replace(config, model={**config.model, "image_channels": channels})
+def _fitted_to_data(config: Config, channels: int, resume: Resume | None) -> Config:
+    """The config with what the data says about the model, so that checkpoints hold it: channels, and 2-D for slices.
+
+    A run on slices whose network is one for volumes goes on with it.
+    """
+    if channels != 1:
+        logger.info("the images have %d channels", channels)
+    keys = data_keys(config.model, config.image_size, channels)
+    if resume is not None and "spatial_dims" not in resume.content["config"].get("model", {}):
+        keys.pop("spatial_dims", None)
+    return replace(config, model={**config.model, **keys}) if keys else config
 
 
 def make_accelerator(config: Config) -> Accelerator:

@@ -17,7 +17,7 @@ from ..io.header import one_line
 from ..losses.call import LossCall
 from ..metrics import evaluate_metrics, identity_inputs, model_inputs
 from ..models import build_model
-from ..models.utils import takes_image_channels
+from ..models.utils import takes
 
 _MULTIPLES = (8, 16, 32, 64)
 """What sizes are rounded up to in search of one that a model takes: many networks halve their input once per level."""
@@ -145,7 +145,7 @@ def _explain_channels(
     device: torch.device,
 ) -> None:
     """Raise a ConfigError if a network that fails takes images of one channel, and these have several."""
-    if channels != 1 and not takes_image_channels(section) and _takes(network, size, device, 1):
+    if channels != 1 and not takes(section, "image_channels") and _takes(network, size, device, 1):
         raise ConfigError(
             f"model '{section['name']}' takes images of one channel, and these have {channels}: "
             f"{type(error).__name__}: {one_line(error)}. A factory with a parameter 'image_channels' gets their "

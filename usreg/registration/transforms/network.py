@@ -16,7 +16,7 @@ from ...datasets.custom_options import check_orientation, check_range, check_spa
 from ...datasets.sample_grids import GridRule, foreground_box, foreground_of, image_on
 from ...errors import ConfigError, DataError, UsageError
 from ...models import build_model
-from ...spatial import Affine, Chain, Grid, resample
+from ...spatial import Affine, Chain, Grid, resample, whole_size
 from ...training.checkpoints import find_checkpoint, load_checkpoint, load_weights
 from ..inputs.intensities import Scaling
 from ..inputs.preparing import Volume
@@ -62,7 +62,7 @@ def load_network(checkpoint: Path, device: str = "cpu") -> Network:
     content = load_checkpoint(path)
     config = content["config"]
     section, size = (config.get(key) if isinstance(config, Mapping) else None for key in ("model", "image_size"))
-    if not isinstance(section, Mapping) or not isinstance(size, list | tuple) or len(size) != 3:
+    if not isinstance(section, Mapping) or not isinstance(size, list | tuple) or len(size) not in (2, 3):
         raise ConfigError(
             f"{path}: the config inside has no model and image_size; it is not of a network that python -m usreg.train "
             "trained"
@@ -75,7 +75,8 @@ def load_network(checkpoint: Path, device: str = "cpu") -> Network:
     except UsageError as error:
         raise ConfigError(f"{path}: its network cannot be built: {error}") from error
     channels = section.get("image_channels", 1)
-    return Network(path, model.eval().to(device), tuple(size), channels, config.get("train_dataset") or {})
+    depth, height, width = whole_size(size)
+    return Network(path, model.eval().to(device), (depth, height, width), channels, config.get("train_dataset") or {})
 
 
 @torch.no_grad()
