@@ -297,7 +297,8 @@ def test_slices_train_resume_and_are_evaluated_and_warped(train_tiny, tmp_path, 
     (path,) = (path for path in Path("out").glob("**/field.nii.gz") if "register" not in path.parts[1])
     of_evaluation = read_transform(path)
     points = of_evaluation.grid.to_world(np.argwhere(np.ones((12, 10, 1))) + np.array([3, 3, 0]))
-    np.testing.assert_allclose(registered.transform(points), of_evaluation(points), atol=0.02)  # mm, on another grid
+    apart = np.linalg.norm(registered.transform(points) - of_evaluation(points), axis=1)
+    assert apart.max() < 0.05  # mm: the voxels of the image are not those of the network
     assert np.abs(registered.transform(points) - points)[:, :2].max() > 1e-3
     np.testing.assert_allclose(registered.transform(points)[:, 2], points[:, 2], atol=1e-6)
     assert registered.warped.shape == (2, 24, 20, 1)
