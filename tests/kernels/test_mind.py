@@ -12,6 +12,7 @@ from kernels.cases import Case, with_backends
 from kernels.compare import assert_close
 
 import usreg_kernels as uk
+from bench.hard_data import PAIRS
 from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE
 
 BACKENDS = [name for name in ("reference", "cpu") if name in uk.available_backends("mind")]
@@ -203,6 +204,23 @@ def test_volumes_that_are_cut_into_tasks(shape: tuple[int, ...], dtype: torch.dt
         assert_close(gradient, exact, GRADIENT_TOLERANCE[dtype])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("data", PAIRS)
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="no CPU library")
+def test_hard_data(data: str) -> None:
+    """What low precision gets wrong: E is a small difference of large window sums."""
+    images = [volume.float().contiguous() for volume in PAIRS[data]((1, 1, 20, 18, 34))]
+    results = []
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        leaves = [image.to(dtype).requires_grad_() for image in images]
+        with uk.use_backend(backend):
+            loss = uk.mind_loss(*leaves)
+            results.append([loss, *torch.autograd.grad(loss, leaves)])
+    (loss, *gradients), (expected, *wanted) = results
+    assert_close(loss, expected, LOSS_TOLERANCE[torch.float32])
+    for gradient, exact in zip(gradients, wanted, strict=True):
+        assert_close(gradient, exact, GRADIENT_TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize(("case", "backend"), with_backends([Case("mind"), Case("mind_ssc")]), ids=str)

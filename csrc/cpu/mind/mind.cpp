@@ -65,11 +65,11 @@ Problem make_problem(const Tensor& image, int64_t radius, int64_t dilation) {
 // Runs the marches of all volumes; returns a sum for each of their rows, where there is one.
 template <class T>
 std::vector<double> march(const char* op, const Problem& problem) {
-  constexpr auto kSize = static_cast<int64_t>(sizeof(Number));
-  const Plan plan(problem, torch::stable::get_num_threads());
+  constexpr auto kSize = static_cast<int64_t>(sizeof(Real<T>));
+  const Plan plan(problem, torch::stable::get_num_threads(), kSize);
   const Layout layout(problem, plan.most_rows, vector_bytes() / kSize);
   std::vector<double> sums(problem.volumes * problem.size[0] * problem.size[1]);
-  const auto run = USREG_SELECT(mind::run_task<T, Number>);
+  const auto run = USREG_SELECT(mind::run_task<T, Real<T>>);
   for_each_task(op, plan.count, layout.total * kSize, [&](int64_t index, void* memory) {
     run(problem, layout, plan.task(problem, index), memory, sums.data());
   });

@@ -5,19 +5,23 @@
 // z, y, x. No channel of the descriptor is kept but for a few rows or planes:
 //
 // 1. The planes of the images that are needed lie in a ring, as rows with the edge repeated on both sides (ring.inc).
-// 2. For a row, the squared differences of all pairs are summed along z, straight from the images, into a ring of rows;
-//    then along y and x. That gives the distances D (distances.inc).
+// 2. For a row, the squared differences of all pairs are summed along z, straight from the images, and those of the
+//    first pair are subtracted from the others. What is left of these lies in a ring of rows and is summed along y,
+//    then along x. That gives what the distances D differ from the first one, times the size of the window, which
+//    cancels in E / V (distances.inc).
 // 3. The distances become the descriptor, and that the loss, and the slope of the loss by each distance
 //    (descriptor.inc).
-// 4. For the gradient, slopes of 2 radius + 1 planes lie in a ring. Their window sums, times the differences, pull at
+// 4. For the gradient, slopes of 2 radius + 1 planes lie in a ring, without those of the first pair: the sum of all is
+//    0. Their window sums, times the differences, pull at
 //    the neighbours of each voxel; the gradient of a plane is complete when the march is past its last neighbour
 //    (gradient.inc).
 //
 // V is limited by its mean over the image: a march of its own, which stops after step 2, comes before.
 //
-// All arithmetic is in float64: E is a difference of sums, and dividing it by V, which may be as small, leaves little
-// of float32's digits. Nothing is ever subtracted from a window sum. Each row has a sum of its own, and each voxel of
-// the gradient adds its parts in the order of planes and rows: the result has the same bits for any number of threads.
+// The arithmetic is in float64 for float64 images, else in float32. E is a difference of sums, and dividing it by V,
+// which may be as small, would leave little of float32's digits; but what all pairs share is gone before the longest
+// sums. Nothing is ever subtracted from a window sum. Each row has a sum of its own, in float64, and each voxel of the
+// gradient adds its parts in the order of planes and rows: the result has the same bits for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +33,6 @@ constexpr int kNeighbours = 6;  // -z, +z, -y, +y, -x, +x
 constexpr int kMostPairs = 12;
 constexpr int kPairsOfPlane = 4;                  // the last ones, in 2-D
 constexpr double kLowest = 1e-3, kHighest = 1e3;  // limits of V, as multiples of its mean
-
-using Number = double;  // of arithmetic
 
 struct Range {
   int64_t begin, end;
@@ -78,7 +80,8 @@ struct Task {
 
 // How volumes are cut into tasks.
 struct Plan {
-  Plan(const Problem& problem, int64_t threads);
+  // bytes: of a number that the kernels compute with.
+  Plan(const Problem& problem, int64_t threads, int64_t bytes);
   Task task(const Problem& problem, int64_t index) const;
 
   int64_t z_parts = 1, y_parts = 1, count = 0;
@@ -99,9 +102,9 @@ struct Layout {
   int64_t slope_rows;
   int64_t gradient_planes;  // in the ring of unfinished planes of the gradient
   int64_t gradient_rows;
-  int64_t block;  // pairs * width
+  int64_t block;  // (pairs - 1) * width
 
-  int64_t images, row_sums, line, distances, values, row, weights, mask;
+  int64_t images, row_sums, distances, values, row, weights, mask;
   int64_t slopes, slope_sums, lines, pulls, gradients;
   int64_t total;
 };

@@ -23,12 +23,12 @@ int64_t computed(const Problem& problem, int axis, int64_t parts) {
 }  // namespace
 
 // The cheapest division that keeps all threads busy, with tasks whose memory stays in the cache.
-Plan::Plan(const Problem& problem, int64_t threads) {
-  constexpr int64_t kLanes = 8, kMostParts = 64;
+Plan::Plan(const Problem& problem, int64_t threads, int64_t bytes) {
+  constexpr int64_t kLanes = 16, kMostParts = 64;
   double best = std::numeric_limits<double>::infinity();
   for (int64_t y = 1; y <= std::min(problem.size[1], std::max(threads, kMostParts)); ++y) {
     const int64_t rows = divide_up(problem.size[1], y);
-    const bool too_large = Layout(problem, rows, kLanes).total * static_cast<int64_t>(sizeof(Number)) > kMostBytes;
+    const bool too_large = Layout(problem, rows, kLanes).total * bytes > kMostBytes;
     for (int64_t z = 1; z <= std::min(problem.size[0], threads); ++z) {
       const auto part = static_cast<double>(computed(problem, 0, z) * computed(problem, 1, y));
       const double cost = part * divide_up(problem.volumes * z * y, threads) * (too_large ? 2.0 : 1.0);
@@ -55,7 +55,7 @@ Layout::Layout(const Problem& problem, int64_t most_rows, int64_t lanes) {
   width = round_up(problem.size[2], lanes);
   margin = round_up(beyond, lanes);
   stride = margin + width + margin;
-  block = problem.pairs * width;
+  block = (problem.pairs - 1) * width;
   gradient_rows = most_rows;
   slope_rows = std::min(problem.size[1], most_rows + 2 * problem.slopes_reach(1));
   image_rows = std::min(problem.size[1], slope_rows + 2 * (problem.radius[1] + problem.dilation[1]));
@@ -72,15 +72,14 @@ Layout::Layout(const Problem& problem, int64_t most_rows, int64_t lanes) {
   };
   images = take(problem.images * image_planes * image_rows * stride);
   row_sums = take(problem.images * ring_rows * block);
-  line = take(stride);
-  distances = take(problem.images * block);
-  values = take(block);
+  distances = take(problem.images * (problem.pairs - 1) * stride);
+  values = take(problem.pairs * width);
   row = take(stride);
   weights = take(width);
   mask = take(width);
   slopes = take(gradients_count * slope_planes * slope_rows * block);
   slope_sums = take(gradients_count == 0 ? 0 : ring_rows * block);
-  lines = take(gradients_count == 0 ? 0 : problem.pairs * stride);
+  lines = take(gradients_count == 0 ? 0 : (problem.pairs - 1) * stride);
   pulls = take(gradients_count == 0 ? 0 : 3 * stride);
   gradients = take(gradients_count * gradient_planes * gradient_rows * width);
 }
