@@ -11,7 +11,9 @@ from usreg_kernels.backend import Backend, BackendName, Tensors
 from usreg_kernels.ops.compose_ddf import OP as COMPOSE_DDF
 from usreg_kernels.ops.operator import loss_dtype
 
-_SEGMENT = 3  # squarings that a backward pass goes back over before it starts from the velocity once more
+# Fields that a backward pass holds and goes back over before it starts from the velocity once more. Beside all but the
+# first ones it holds the gradient so far, too.
+_FIRST_HELD, _HELD = 3, 2
 
 
 class Squaring(Backend):
@@ -19,7 +21,7 @@ class Squaring(Backend):
 
     Nothing is saved for backward, which needs the field before each squaring, in reverse order. It computes them again
     from the velocity, and holds at most three fields at a time beyond the incoming gradient and its result. Seven steps
-    take eleven squarings more.
+    take ten squarings more.
     """
 
     def __init__(self, name: BackendName) -> None:
@@ -72,12 +74,15 @@ class Squaring(Backend):
 
     def _fields_in_reverse(self, velocity: torch.Tensor, steps: int, padding_mode: str) -> Iterator[torch.Tensor]:
         """The fields before the last squaring, before the one before it, and so on, down to the scaled velocity."""
-        for end in range(steps, 0, -_SEGMENT):
-            begin = max(0, end - _SEGMENT)
-            start = self._squared(_scaled(velocity, steps), begin, padding_mode)
-            for step in reversed(range(end - begin)):
-                yield self._squared(start, step, padding_mode)
-            del start  # its memory serves the next segment
+        end, held = steps, _FIRST_HELD
+        while end > 0:
+            begin = max(0, end - held)
+            fields = [self._squared(_scaled(velocity, steps), begin, padding_mode)]
+            while len(fields) < end - begin:
+                fields.append(self._squared(fields[-1], 1, padding_mode))
+            while fields:
+                yield fields.pop()  # its memory serves the next one
+            end, held = begin, _HELD
 
     def _squared(self, field: torch.Tensor, count: int, padding_mode: str) -> torch.Tensor:
         for _ in range(count):
