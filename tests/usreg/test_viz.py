@@ -31,6 +31,18 @@ def test_registration_figure(tmp_path, sample):
     assert_is_picture(path)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_slice_is_one_row(tmp_path, sample, axis):
+    path = tmp_path / "slice.png"
+    images = [sample[key].narrow(axis - 3, 4, 1) for key in ("moving", "fixed", "fixed")]
+    save_registration_figure(path, *images, sample["dvf"].narrow(axis - 3, 4, 1), "slice")
+    save_registration_figure(tmp_path / "volume.png", *[sample["fixed"]] * 3, sample["dvf"], "volume")
+    assert_is_picture(path)
+    slices, volume = matplotlib.image.imread(path), matplotlib.image.imread(tmp_path / "volume.png")
+    assert slices.shape[1] == volume.shape[1]
+    assert slices.shape[0] < 0.7 * volume.shape[0]
+
+
 def test_registration_figure_with_outlines_folding_and_spacing(tmp_path, sample):
     path = tmp_path / "case.png"
     labels = {key: sample["fixed_mask"].repeat(2, 1, 1, 1) for key in ("moving_label", "fixed_label", "warped_label")}

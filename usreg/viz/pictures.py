@@ -57,6 +57,8 @@ def save_registration_figure(
 ) -> None:
     """Write a PNG of one case: the middle axial, coronal and sagittal slice (rows) of what went in and came out.
 
+    Of an image with an axis of one voxel, only the slice across that axis is drawn.
+
     Columns: moving, fixed and warped image, the absolute difference before and after, the grid of the fixed image
     drawn at ``x + ddf(x)``, and the field's Jacobian determinant (blue below 1, red above, black where it folds).
 
@@ -84,10 +86,11 @@ def save_registration_figure(
     voxel = voxel if grid is None else grid.spacing
     differences = [np.abs(image - images[1]) for image in (images[0], images[2])]
 
-    figure, axes, below = _empty_figure(images[0].shape, voxel)
+    across = _drawn_axes(images[0].shape)
+    figure, axes, below = _empty_figure(images[0].shape, voxel, across)
     grey = {"cmap": "gray", "vmin": min(i.min() for i in images), "vmax": max(i.max() for i in images)}
     heat = {"cmap": "magma", "vmin": 0.0, "vmax": max(float(d.max()) for d in differences) or 1.0}
-    for axis, row in enumerate(axes):
+    for axis, row in zip(across, axes, strict=True):
         aspect = _aspect(axis, voxel)
         for column, image in enumerate(images):
             row[column].imshow(_slice(image, axis), aspect=aspect, origin="lower", **grey)
@@ -96,7 +99,8 @@ def save_registration_figure(
         _draw_outlines(row[:3], labels, axis)
         _draw_grid(row[5], field, axis, aspect)
         determinant = _draw_jacobian(row[6], jacobian, axis, aspect)
-    _finish(axes, _row_names(images[0].shape, grid))
+    names = _row_names(images[0].shape, grid)
+    _finish(axes, [names[axis] for axis in across])
     figure.suptitle(title, fontsize=12, fontweight="bold")
     _draw_legend(below[0], labels)
     _draw_colour_bar(figure, shown, below[1], "intensity difference")
@@ -121,15 +125,22 @@ def _aspect(axis: int, voxel: NDArray[np.float64]) -> float:
     return float(vertical / horizontal)
 
 
-def _empty_figure(shape: Sequence[int], voxel: NDArray[np.float64]) -> tuple[Figure, Any, list[Axes]]:
+def _drawn_axes(shape: Sequence[int]) -> list[int]:
+    """The axes that slices are drawn across: those whose slices have an extent, or all where none has."""
+    return [axis for axis in range(3) if min(np.delete(shape, axis)) > 1] or list(range(3))
+
+
+def _empty_figure(
+    shape: Sequence[int], voxel: NDArray[np.float64], across: Sequence[int]
+) -> tuple[Figure, Any, list[Axes]]:
     """The figure, its axes (planes, columns), and below them those of the legend and of the two colour bars."""
     extents = np.asarray(shape) * voxel
-    heights = [extents[1], extents[0], extents[0]]
-    width = max(extents[1], extents[2])
+    heights, widths = zip(*(np.delete(extents, axis) for axis in across), strict=True)
+    width = max(widths)
     inches = _CELL_INCHES * np.array([len(_COLUMNS), sum(heights) / width])
     figure = Figure(figsize=(inches[0] + 0.4, inches[1] + 1.2), layout="constrained")
-    grid = figure.add_gridspec(len(_PLANES) + 1, len(_COLUMNS), height_ratios=[*heights, 0.06 * width])
-    rows = [[figure.add_subplot(grid[row, column]) for column in range(len(_COLUMNS))] for row in range(len(_PLANES))]
+    grid = figure.add_gridspec(len(across) + 1, len(_COLUMNS), height_ratios=[*heights, 0.06 * width])
+    rows = [[figure.add_subplot(grid[row, column]) for column in range(len(_COLUMNS))] for row in range(len(across))]
     below = [figure.add_subplot(grid[-1, columns]) for columns in (slice(0, 3), slice(3, 5), slice(6, 7))]
     return figure, np.array(rows), below
 
