@@ -19,6 +19,7 @@ from bench.gpu import DeviceLost, Run
 from bench.memory import peak_extra_bytes
 from bench.outcomes import Error, Measured, NotMeasured, Outcome
 from bench.steps import Oracle, error_of, graph_step, reference, step
+from bench.ties import has_one_gradient
 from bench.timing import OnGpu, interleave, on_gpu, turn_length
 from usreg_kernels.functional import LOSSES
 
@@ -159,6 +160,8 @@ def _prepare(case: Case, plan: Plan, session: Session) -> tuple[list[list[torch.
     start = time.perf_counter()
     oracle = _oracle(case, sets[0], plan.device)
     session.note(case, REFERENCE, time.perf_counter() - start)
+    if case.op == "mind" and oracle.gradient is not None:
+        oracle = oracle._replace(is_defined=has_one_gradient(sets[0][0]).to(plan.device))
     return sets, oracle
 
 
@@ -167,8 +170,8 @@ def _oracle(case: Case, inputs: list[torch.Tensor], device: str) -> Oracle:
     with contextlib.suppress(torch.OutOfMemoryError):
         return reference(LOSSES[case.op], inputs, **case.arguments)
     gpu.survive(device, "the float64 reference ran out of memory")
-    loss, gradient = reference(LOSSES[case.op], make_inputs(case, 0), **case.arguments)
-    return loss.to(device), None if gradient is None else gradient.to(device)
+    loss, gradient, _ = reference(LOSSES[case.op], make_inputs(case, 0), **case.arguments)
+    return Oracle(loss.to(device), None if gradient is None else gradient.to(device))
 
 
 def _not_measured(contender: Contender, failure: Failure) -> NotMeasured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -10,8 +11,19 @@ import usreg_kernels as uk
 from bench.cases import Loss
 from bench.outcomes import Error
 
-Oracle = tuple[torch.Tensor, "torch.Tensor | None"]
-"""The loss and the first input's gradient in float64."""
+
+class Oracle(NamedTuple):
+    """What is right, in float64.
+
+    Attributes:
+        loss: the loss.
+        gradient: the first input's gradient; None without one.
+        is_defined: where it counts; None for everywhere. See :mod:`bench.ties`.
+    """
+
+    loss: torch.Tensor
+    gradient: torch.Tensor | None
+    is_defined: torch.Tensor | None = None
 
 
 def step(loss: Loss, *inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -46,16 +58,19 @@ def reference(function: Loss, inputs: Sequence[torch.Tensor], **arguments: objec
     oracle = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
     with uk.use_backend("reference"):
         value = step(lambda *tensors: function(*tensors, **arguments), *oracle)()
-    return value.detach(), oracle[0].grad
+    return Oracle(value.detach(), oracle[0].grad)
 
 
 def error_of(value: torch.Tensor, gradient: torch.Tensor | None, oracle: Oracle) -> Error:
     """How far a loss and the first input's gradient lie from the reference's."""
-    expected, wanted = oracle
+    expected, wanted, is_defined = oracle
     loss = _relative((value.detach().double() - expected).abs(), expected.abs())
     if wanted is None or gradient is None:
         return Error(loss, None if wanted is None else float("inf"))
-    return Error(loss, _relative((gradient.double() - wanted).norm(), wanted.norm()))
+    difference = gradient.double() - wanted
+    if is_defined is not None:
+        difference, wanted = difference[is_defined], wanted[is_defined]
+    return Error(loss, _relative(difference.norm(), wanted.norm()))
 
 
 def _relative(difference: torch.Tensor, size: torch.Tensor) -> float:

@@ -24,6 +24,8 @@ from bench.contenders import REFERENCE, Absent, Contender
 from bench.measure import Plan, Session, compare
 from bench.outcomes import Measured, NotMeasured, Outcome
 from bench.results import load
+from bench.steps import Oracle, error_of
+from bench.ties import has_one_gradient
 from usreg_kernels.functional import LOSSES
 
 ROOT = Path(__file__).parent.parent
@@ -287,3 +289,17 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
         f"USReg {b}" for b in ("cpu", "triton", "cuda", "reference")
     }
     assert all(absent.values())
+
+
+def test_a_gradient_of_mind_counts_where_no_distances_are_lowest_together() -> None:
+    image = torch.rand(1, 1, 20, 20, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert has_one_gradient(image).all()
+    image[..., 6:, :, :] = 0.5  # all distances are 0 where nothing else is seen
+    counts = has_one_gradient(image)
+    assert counts[0, 0, :4].all()
+    assert not counts[0, 0, 8:].any()
+    loss, wanted = torch.tensor(2.0), torch.ones_like(image)
+    oracle = Oracle(loss, wanted, counts)
+    assert error_of(loss, torch.where(counts, 1.0, 7.0), oracle).gradient == 0
+    assert error_of(loss, torch.where(counts, 1.5, 1.0), oracle).gradient == 0.5
+    assert error_of(loss, torch.where(counts, 1.0, 7.0), Oracle(loss, wanted)).gradient > 1
