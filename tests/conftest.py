@@ -39,7 +39,7 @@ OWN = {"bench", "gpu_tools", "kernels", "tools", "usreg", "usreg_kernels"}
 
 @pytest.fixture(autouse=True)
 def own_registries() -> Iterator[None]:
-    """What a test's plugins register is known to that test alone: other tests see the names that were there before."""
+    """Only this test sees what its plugins register: the next one sees the names that were there before."""
     plugins = sys.modules.get("usreg.config.plugins")  # a test of the kernels imports none of it
     loaded = [kind for kind, (package, _) in plugins._REGISTRIES.items() if package in sys.modules] if plugins else []
     registries = [plugins.registry_of(kind) for kind in loaded] if plugins else []

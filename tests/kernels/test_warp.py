@@ -77,6 +77,26 @@ def test_an_affine_is_the_field_that_it_makes(backend: str, padding_mode: str) -
         assert_close(gradient, oracle, 1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+def test_many_channels_of_large_planes(mode: str, dtype: torch.dtype) -> None:
+    """The CPU library goes through the output once for each group of such channels."""
+    generator = torch.Generator().manual_seed(6)
+    image = torch.rand(1, 7, 3, 260, 300, generator=generator).to(dtype)
+    ddf = (8 * torch.randn(1, 3, 2, 20, 30, generator=generator)).to(dtype)
+    affine = torch.eye(3, 4, dtype=torch.float64)[None] + 0.1
+    results = []
+    for backend, precision in (("cpu", dtype), ("reference", torch.float64)):
+        leaves = [image.to(precision), ddf.to(precision), affine.to(torch.promote_types(precision, torch.float32))]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        with uk.use_backend(backend):
+            warped = uk.warp(*leaves[:2], affine=leaves[2], mode=mode)
+        incoming = torch.linspace(0.5, 1.5, warped.numel()).reshape(warped.shape).to(warped)
+        results.append([warped, *torch.autograd.grad(warped, leaves, incoming)])
+    for found, wanted in zip(*results, strict=True):
+        assert_close(found, wanted, GRADIENT_TOLERANCE[dtype])
+
+
 @BACKENDS
 def test_one_affine_for_the_whole_batch(backend: str) -> None:
     image = Case("warp").tensors(widest(backend))[0]

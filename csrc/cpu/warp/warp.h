@@ -22,6 +22,10 @@ namespace warp {
 
 constexpr int64_t kTile = 256;  // voxels; the places of a tile take 32 bytes a voxel
 
+// Of an image's channels, as many are warped together as their next planes fit into a second-level cache: voxels that
+// lie behind each other look at the same planes. All of them, where they have the fewest.
+constexpr int64_t kPlanesInReach = 8, kCachedBytes = 2 << 20, kFewestTogether = 3;
+
 // A warp of `batch` images of `channels`; R is the type of images and coordinates. Sizes are those of the axes z, y, x;
 // images of fewer dimensions have the last ones, and 1 for the others.
 template <class R>
@@ -50,6 +54,15 @@ struct Problem {
   int64_t tiles_per_image() const { return (output_voxels() + kTile - 1) / kTile; }
   int64_t tiles() const { return batch * tiles_per_image(); }
   int first_axis() const { return 3 - dims; }
+
+  // Channels that are warped together: groups of nearly the same size.
+  int64_t channels_together() const {
+    const int64_t window = kPlanesInReach * image_size[1] * image_size[2] * static_cast<int64_t>(sizeof(R));
+    int64_t most = window > 0 ? kCachedBytes / window : channels;
+    if (most < kFewestTogether) most = kFewestTogether;
+    const int64_t groups = (channels + most - 1) / most;
+    return groups > 1 ? (channels + groups - 1) / groups : channels;
+  }
 };
 
 // The planes of the image, along its first axis, that the voxels of a tile look at; both ends included.
