@@ -77,6 +77,7 @@ def test_an_affine_is_the_field_that_it_makes(backend: str, padding_mode: str) -
         assert_close(gradient, oracle, 1e-11)
 
 
+@pytest.mark.skipif("cpu" not in uk.available_backends("warp"), reason="no CPU library")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 @pytest.mark.parametrize("mode", INTERPOLATIONS)
 def test_many_channels_of_large_planes(mode: str, dtype: torch.dtype) -> None:
