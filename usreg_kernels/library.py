@@ -11,6 +11,9 @@ Environment variables:
 ``USREG_CPU_CAPABILITY``
     ``base``, ``avx2`` or ``avx512``: the most that the CPU kernels may use; read by the library at its first op. Where
     it is not set, some kernels use less than the machine has, because that is faster there.
+``USREG_KEEP_MEMORY``
+    ``0``: the CPU library gives the memory of large outputs back to the system when they are freed, in place of keeping
+    it for the next ones.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 
 from usreg_kernels import compose_ddf, gaussian_smooth, warp
-from usreg_kernels.lending import lending
 from usreg_kernels.optim import adam_step
 
 from .convergence import Convergence
@@ -87,31 +86,27 @@ def register_greedy(
         step = torch.zeros((), device=ddf.device)
         convergence = Convergence(settings.tolerance, seconds=settings.seconds)
         eps = None
-        with lending() as lend:
-            for _ in range(count):
-                leaf = ddf.detach().requires_grad_()
-                value = loss(warp(source.image, leaf), target.image, leaf)
-                if source.overlap is not None:
-                    value = value + source.overlap.of_field(leaf)
-                (gradient,) = torch.autograd.grad(value, leaf)
-                smoothed = gaussian_smooth(gradient, settings.sigma_gradient)
-                eps = eps if eps is not None else relative_eps(smoothed)
-                update = adam_step(
-                    *(smoothed, exp_avg, exp_avg_sq, step),
-                    lr=settings.step,
-                    betas=settings.betas,
-                    eps=eps,
-                    scale="longest",
-                    out=gradient.contiguous(),
-                )
-                lend(smoothed)
-                composed = compose_ddf(ddf, update)
-                lend(update)
-                ddf = gaussian_smooth(composed, settings.sigma_field)  # not lent later: the loss may keep it
-                lend(composed)
-                report(number, value.item())
-                if convergence.is_reached(value.item()):
-                    break
+        for _ in range(count):
+            leaf = ddf.detach().requires_grad_()
+            value = loss(warp(source.image, leaf), target.image, leaf)
+            if source.overlap is not None:
+                value = value + source.overlap.of_field(leaf)
+            (gradient,) = torch.autograd.grad(value, leaf)
+            smoothed = gaussian_smooth(gradient, settings.sigma_gradient)
+            eps = eps if eps is not None else relative_eps(smoothed)
+            update = adam_step(
+                *(smoothed, exp_avg, exp_avg_sq, step),
+                lr=settings.step,
+                betas=settings.betas,
+                eps=eps,
+                scale="longest",
+                out=gradient.contiguous(),
+            )
+            ddf = gaussian_smooth(compose_ddf(ddf, update), settings.sigma_field)
+            del leaf, gradient, smoothed, update  # the next iteration's lie where they did
+            report(number, value.item())
+            if convergence.is_reached(value.item()):
+                break
         losses.append(convergence.losses)
     return ddf, losses
 

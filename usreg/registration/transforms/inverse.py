@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from usreg_kernels import compose_ddf, warp
-from usreg_kernels.lending import lending
 
 from ...spatial import Grid, vector_lengths
 from ..stages.levels import move_field
@@ -59,18 +58,14 @@ def invert_field(ddf: torch.Tensor, tolerance: float = 0.01, iterations: int = 4
     """
     inverse = _first_guess(ddf, tolerance, iterations)
     missed, before = compose_ddf(ddf, inverse), math.inf
-    with lending() as lend:
-        for _ in range(iterations):
-            lengths = vector_lengths(missed)
-            distance = lengths.mean().item()
-            if distance <= tolerance or distance > SLOWEST * before:
-                break
-            before = distance
-            step = missed.mul_((-LONGEST / lengths.clamp_min_(LONGEST))[:, None])
-            last, inverse = inverse, compose_ddf(inverse, step)
-            lend(last)
-            lend(step)
-            missed = compose_ddf(ddf, inverse)
+    for _ in range(iterations):
+        lengths = vector_lengths(missed)
+        distance = lengths.mean().item()
+        if distance <= tolerance or distance > SLOWEST * before:
+            break
+        before = distance
+        inverse = compose_ddf(inverse, missed.mul_((-LONGEST / lengths.clamp_min_(LONGEST))[:, None]))
+        missed = compose_ddf(ddf, inverse)
     return inverse, _mean_inside(missed, inverse)
 
 
