@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from rich.console import Console
 
 import usreg
 from usreg import evaluate as command
@@ -24,6 +25,7 @@ from usreg.errors import ConfigError, DataError, UsageError
 from usreg.evaluation import CaseResult, Results
 from usreg.evaluation.methods import method_of_registration
 from usreg.evaluation.results import paired_p
+from usreg.evaluation.tables import show
 from usreg.io.writing import write_volume
 from usreg.models import build_model
 from usreg.spatial import Grid
@@ -59,6 +61,26 @@ def test_the_means_are_those_of_the_last_validation_in_training(train_tiny: Call
     values = found.values(name, "ncc")
     assert float(summary["ncc"]["after_sd"]) == pytest.approx(values.std(ddof=1), rel=1e-4)
     assert summary["ncc"]["cases"] == "3"
+
+
+def test_a_structure_that_the_warp_lost_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no surface distance, and the mean over the others may look better for it."""
+    nan = float("nan")
+    before = {"hd95": 5.0, "hd95_label0": 2.0, "hd95_label1": 8.0, "asd": 3.0}
+    cases = [
+        CaseResult("whole", before, {**before, "hd95": 4.0, "hd95_label1": 6.0}),
+        CaseResult("lost", before, {**before, "hd95": 2.0, "hd95_label1": nan, "asd": nan}),
+        CaseResult("never", {"hd95": nan, "asd": nan}, {"hd95": nan, "asd": nan}),
+    ]
+    results = Results("test", {"run": cases})
+    lost = {row.metric: row.lost for row in results.summary()}
+    assert lost == {"hd95": 1, "hd95_label0": 0, "hd95_label1": 1, "asd": 1}
+    show(results, Console(width=120), worst=0)
+    text = capsys.readouterr().out
+    assert "(1 lost)" in text
+    assert "the warp has lost" in text
+    all_lost = Results("test", {"run": [CaseResult("lost", {"asd": 3.0}, {"asd": nan})]})
+    assert [row.lost for row in all_lost.summary()] == [1]
 
 
 def test_a_command_compares_runs_and_a_registration(

@@ -301,6 +301,17 @@ def test_table_averages_samples_labels_and_skips_nan():
     assert table.means("identity") == {}
 
 
+def test_table_counts_values() -> None:
+    table = MetricTable()
+    nan = math.nan
+    table.update(
+        "model", {"hd95": torch.tensor([[0.5, nan], [0.7, 0.9]]), "epe": None, "tre": torch.tensor([nan, 1.0])}
+    )
+    table.update("model", {"hd95": torch.tensor([[nan, nan, 0.6]]), "epe": None, "tre": torch.tensor([2.0])})
+    assert table.counts("model") == {"hd95": 4, "epe": 0, "tre": 2}
+    assert table.counts("identity") == {}
+
+
 def test_table_reports_values_that_are_all_nan_as_absent():
     table = MetricTable()
     table.update("model", {"tre": torch.tensor([math.nan, math.nan])})

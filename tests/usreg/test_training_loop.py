@@ -375,6 +375,24 @@ def test_a_metric_that_fails_loses_nothing(train_tiny, monkeypatch):
     assert_same_run(train_tiny("training.resume=run"), train_tiny("training.save_dir=whole"))
 
 
+def test_values_that_the_warp_lost_are_counted_and_named(train_tiny, monkeypatch):
+    """A structure without a voxel has no surface distance, and the mean over the others may look better."""
+
+    def mine(ddf):
+        values = torch.tensor([[3.0, 9.0]]).repeat(len(ddf), 1)
+        if ddf.any():
+            values[:, 1] = math.nan
+        return values
+
+    monkeypatch.setitem(METRIC_REGISTRY, "hd95", mine)
+    result = train_tiny("val_dataset.num_samples=3")
+    assert result.evaluation.lost == {"hd95": 3}
+    assert result.evaluation.metrics["hd95"] == 3.0
+    text = train_tiny.output.getvalue()
+    assert "3 lost" in text
+    assert "the warp has lost" in text
+
+
 def refuse_to_write(monkeypatch, name, after=0):
     """The file system has no room for checkpoints of this name from the ``after``-th on."""
     write, seen = checkpoints.save_checkpoint, []

@@ -44,6 +44,8 @@ class Summary:
         method: its name.
         metric: its name.
         cases: how many have it.
+        lost: how many values, of cases and structures, there are before and not after: a structure that the warp lost
+            has no surface distance. The mean after is over the rest.
         before: mean and standard deviation without registration.
         after: the same after it.
         p_before: of Wilcoxon's signed-rank test, two-sided, of after against before; None without two cases.
@@ -53,6 +55,7 @@ class Summary:
     method: str
     metric: str
     cases: int
+    lost: int
     before: tuple[float, float]
     after: tuple[float, float]
     p_before: float | None
@@ -75,13 +78,13 @@ class Results:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics that some case has, in the order of the registry."""
+        """Names of the metrics that some case has, before or after, in the order of the registry."""
         named = {
             name: None
             for cases in self.methods.values()
             for case in cases
             for name, value in case.after.items()
-            if math.isfinite(value)
+            if math.isfinite(value) or math.isfinite(case.before.get(name, math.nan))
         }
         return list(named)
 
@@ -100,8 +103,18 @@ class Results:
                 other = None if method == first else paired_p(after, self.values(first, metric))
                 count = int(np.isfinite(after).sum())
                 p_before = paired_p(after, before)
-                rows.append(Summary(method, metric, count, _spread(before), _spread(after), p_before, other))
+                lost = self.lost(method, metric)
+                rows.append(Summary(method, metric, count, lost, _spread(before), _spread(after), p_before, other))
         return rows
+
+    def lost(self, method: str, metric: str) -> int:
+        """How many values of a metric, of cases and structures, a method has before and not after."""
+        count = 0
+        for case in self.methods[method]:
+            labels = [name for name in case.before if name.startswith(f"{metric}_label")] or [metric]
+            pairs = [(case.before.get(name, math.nan), case.after.get(name, math.nan)) for name in labels]
+            count += sum(math.isfinite(before) and not math.isfinite(after) for before, after in pairs)
+        return count
 
     def ranking_metric(self) -> str | None:
         """The metric that says which cases are worst."""
@@ -126,10 +139,10 @@ class Results:
         with (folder / SUMMARY).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             names = ("before_mean", "before_sd", "after_mean", "after_sd", "p_before", "p_first")
-            writer.writerow(("method", "metric", "cases", *names))
+            writer.writerow(("method", "metric", "cases", "lost", *names))
             for row in self.summary():
                 numbers = (*row.before, *row.after, row.p_before, row.p_first)
-                writer.writerow((row.method, row.metric, row.cases, *map(_cell, numbers)))
+                writer.writerow((row.method, row.metric, row.cases, row.lost, *map(_cell, numbers)))
 
 
 def direction(metric: str) -> int:

@@ -7,6 +7,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from ..training.console import LOST
 from .results import CASES, SUMMARY, Results, Summary, direction
 
 _MOST_LABELS = 8
@@ -41,6 +42,8 @@ def summary_table(results: Results) -> Table:
     rows: dict[str, list[Summary]] = {}
     for row in results.summary():
         rows.setdefault(row.metric, []).append(row)
+    if any(row.lost for found in rows.values() for row in found):
+        table.caption = f"{table.caption}\n{LOST}"
     labels = sum("_label" in metric for metric in rows if metric.startswith("dice"))
     for metric, found in rows.items():
         if labels > _MOST_LABELS and "_label" in metric:
@@ -48,7 +51,8 @@ def summary_table(results: Results) -> Table:
         sign = {1: " ↑", -1: " ↓"}.get(direction(metric), "")
         cells = [_pair(found[0].before)]
         for row in found:
-            cells += [_pair(row.after), _p(row.p_before if row.method == methods[0] else row.p_first)]
+            lost = f" ({row.lost} lost)" if row.lost else ""
+            cells += [_pair(row.after) + lost, _p(row.p_before if row.method == methods[0] else row.p_first)]
         table.add_row(metric + sign, *cells)
     return table
 

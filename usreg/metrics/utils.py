@@ -154,6 +154,13 @@ class MetricTable:
                 means |= {f"{name}_label{i}": _mean(label) for i, label in enumerate(per_label.unbind(dim=1))}
         return means
 
+    def counts(self, column: str) -> dict[str, int]:
+        """How many values each metric has over all samples added so far; one per label where it is one per label."""
+        return {
+            name: sum(int((~sample.isnan()).sum()) for sample in samples)
+            for name, samples in self._values[column].items()
+        }
+
 
 def _pad_with_nan(samples: list[torch.Tensor]) -> torch.Tensor:
     """Rows of different lengths as one float64 tensor (samples, L) on the CPU."""

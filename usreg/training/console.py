@@ -22,6 +22,8 @@ PIPED_WIDTH = 120
 
 HIGHER_IS_BETTER = ("ncc", "dice")
 LOWER_IS_BETTER = ("mse", "mae", "epe", "hd95", "asd", "tre", "neg_jac_ratio")
+LOST = "lost: values that the identity has and the warp has lost, with a structure; the mean is over the rest"
+"""Of a table."""
 """Metrics with a direction, by the beginning of their names; a change in another metric is neither good nor bad."""
 
 
@@ -129,8 +131,12 @@ def metrics_table(title: str, evaluation: Evaluation) -> Table:
     table.add_column("registered", justify="right")
     table.add_column("change", justify="right")
     for name, value in sorted(evaluation.metrics.items(), key=lambda item: _place(item[0])):
-        before = evaluation.identity.get(name)
-        table.add_row(name, _number(before), _number(value), _change(name, before, value))
+        before, lost = evaluation.identity.get(name), evaluation.lost.get(name, 0)
+        change = Text(f"{lost} lost", style="red") if lost else _change(name, before, value)
+        table.add_row(name, _number(before), _number(value), change)
+    if evaluation.lost:
+        table.caption = LOST
+        table.caption_justify = "left"
     return table
 
 

@@ -28,6 +28,8 @@ class Evaluation:
         identity: the same for a field of zeros.
         skipped: batches left out of loss and metrics for a NaN or Inf in inputs or outputs.
         terms: means of the loss's terms by name.
+        lost: by metric, how many of its values the identity has and the model has not, where there are such: the warp
+            lost a structure, which has no surface distance then. A mean over the rest may look better for it.
     """
 
     loss: float | None
@@ -35,6 +37,7 @@ class Evaluation:
     identity: dict[str, float | None]
     skipped: int
     terms: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
         """A metric by its name, or ``val_loss``; None where it is absent or was not computed."""
@@ -53,7 +56,7 @@ class Evaluator:
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, loss_call: LossCall, batches: Batches) -> None:
         self.accelerator, self.model, self.loss_call, self.batches = accelerator, model, loss_call, batches
-        self._identity: dict[str, float | None] | None = None
+        self._identity: MetricTable | None = None
 
     @torch.no_grad()
     def run(self, stop: StopRequest | None = None, without: Collection[str] = ()) -> Evaluation:
@@ -109,15 +112,20 @@ class Evaluator:
             for column in ("model", "identity"):
                 table.update(column, record[column])
         if self._identity is None:
-            self._identity = table.means("identity")
+            self._identity = table
         good = [record for record in records if record["loss"] is not None]
         samples = sum(record["samples"] for record in good)
         return Evaluation(
             loss=sum(r["loss"] * r["samples"] for r in good) / samples if samples else None,
             metrics=table.means("model"),
-            identity=self._identity,
+            identity=self._identity.means("identity"),
             skipped=len(records) - len(good),
             terms={name: sum(r["terms"][name] * r["samples"] for r in good) / samples for name in good[0]["terms"]}
             if good
             else {},
+            lost=_lost(self._identity.counts("identity"), table.counts("model")) if len(good) == len(records) else {},
         )
+
+
+def _lost(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: before[name] - count for name, count in after.items() if count < before.get(name, 0)}
