@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench import gpu
 from bench.gpu import Run
+from usreg_kernels.memory import free_kept_memory
 
 _PROCESS = Path("/proc/self")
 _STATUS = "/proc/{process}/status"
@@ -21,8 +22,8 @@ def peak_extra_bytes(run: Run, device: str) -> tuple[int | None, float]:
     """The most memory that a run holds at a time, beyond what was held before, and the seconds that it takes.
 
     On a GPU, what torch's allocator gives out. On a CPU, resident memory as Linux counts it: all of the process,
-    scratch memory of kernels included, after what freed memory the C library keeps was handed back; None where that
-    cannot be known.
+    scratch memory of kernels included, after what freed memory the C library and ours keep was handed back; None where
+    that cannot be known.
     """
     gc.collect()
     if device == "cuda":
@@ -54,6 +55,7 @@ def _reset_peak() -> bool:
     """Reset the high-water mark, if that is possible."""
     if sys.platform != "linux":
         return False
+    free_kept_memory()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         (_PROCESS / "clear_refs").write_text(_RESET_PEAK)

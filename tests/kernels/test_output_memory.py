@@ -116,6 +116,14 @@ def test_at_most_512_mib_are_kept() -> None:
     assert 450 < after - before < 600
 
 
+def test_what_is_kept_can_be_given_back() -> None:
+    before, after = printed(
+        "from usreg_kernels.memory import free_kept_memory\nbefore = resident()\n"
+        "many = [smooth((100, 100, 300)) for _ in range(4)]\ndel many\nfree_kept_memory()\nprint(before, resident())"
+    )
+    assert after - before < 40
+
+
 def test_a_variable_turns_it_off() -> None:
     before, after = printed(
         "before = resident()\nmany = [smooth((100, 100, 300)) for _ in range(4)]\ndel many\nprint(before, resident())",

@@ -10,6 +10,7 @@
 
 #include "cpu/support/memory.h"
 
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdint>
@@ -95,6 +96,11 @@ class Pool {
     return memory;
   }
 
+  void free_kept() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    keep_at_most(0);
+  }
+
   void give_back(void* memory, uintptr_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     used_ -= bytes;
@@ -161,6 +167,12 @@ std::optional<Tensor> in_pool(IntHeaderOnlyArrayRef sizes, ScalarType dtype, uin
 
 #endif
 
+void free_kept_memory(const Tensor&) {
+#if defined(__linux__)
+  Pool::instance().free_kept();
+#endif
+}
+
 }  // namespace
 
 void advise_large_pages(const Tensor& tensor) {
@@ -180,3 +192,6 @@ Tensor new_output(const Tensor& like, IntHeaderOnlyArrayRef sizes, ScalarType dt
 }
 
 }  // namespace usreg
+
+// The schema is in Python (usreg_kernels/memory.py).
+STABLE_TORCH_LIBRARY_IMPL(usreg, CPU, m) { m.impl("free_kept_memory", TORCH_BOX(&usreg::free_kept_memory)); }
