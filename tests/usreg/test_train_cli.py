@@ -264,7 +264,7 @@ class Broken(DeepRegSynthetic):
 
 @pytest.mark.slow
 def test_two_processes_are_one_of_twice_the_batch(tiny_file):
-    """Weights of the loss, accumulated batches and averages too; the order of sums differs."""
+    """With batch normalisation, weights of the loss, accumulated batches and averages; the order of sums differs."""
     plugin = """
 import torch
 from usreg.losses import register_loss
@@ -286,6 +286,7 @@ register_loss("weighted")(lambda **_: Weighted())
     tiny_file.with_name("weighted.py").write_text(plugin)
     settings = [
         "plugins=[weighted]", "loss={name: weighted}", "optimizer={name: SGD, lr: 1e-2, momentum: 0.9}",
+        "model={name: localnet3d, num_channel_initial: 4, depth: 2, checkpointing: true}",
         "train_dataset.num_samples=8", "val_dataset.num_samples=3", "training.accumulate=2", "training.ema=0.9",
         "scheduler={name: cosine, warmup_steps: 1}", "training.best=[epe]",
     ]  # fmt: skip

@@ -25,6 +25,7 @@ from ..losses import build_loss
 from ..losses.call import LossCall
 from ..models.utils import data_keys
 from .averaging import MovingAverage
+from .batch_statistics import share_batch_statistics
 from .batches import Batches, EpochBatches
 from .checkpoints import (
     Resume,
@@ -123,6 +124,9 @@ def prepare_run(config: Config) -> Run:
     trained = [p for module in (network, loss) for p in module.parameters() if p.requires_grad]
     settings = config.optimizer
     plain_optimizer = build_optimizer(settings.name, trained, settings.lr, settings.weight_decay, settings.options)
+    if accelerator.num_processes > 1:
+        for module in (network, loss):
+            share_batch_statistics(module, accelerator.device)
     model, optimizer = accelerator.prepare(network, plain_optimizer)
     if accelerator.num_processes > 1:
         broadcast([*loss.parameters(), *loss.buffers()])
