@@ -356,11 +356,27 @@ def test_dice_ignores_channels_that_are_empty_in_both() -> None:
     padding = torch.zeros(2, 1, *SIZE, dtype=torch.float64)
     padded = {k: torch.cat([v, padding], dim=1) if "label" in k else v for k, v in given.items()}
     torch.testing.assert_close(call(loss, padded), alone)
-    # Cases of unequal numbers of labels weigh by their labels: one empty channel of one sample drops one of four terms.
+    # Cases of unequal numbers of labels weigh alike, as in batches of one.
     given["warped_label"][1, 1] = given["fixed_label"][1, 1] = 0
-    present = [(0, 0), (0, 1), (1, 0)]
-    dice = torch.stack([soft_dice_loss(given["warped_label"][i], given["fixed_label"][i]) for i in present]).mean()
-    torch.testing.assert_close(call(loss, given), monai_lncc(given["warped"], given["fixed"]) + dice)
+    dice = [soft_dice_loss(given["warped_label"][i], given["fixed_label"][i]) for i in [(0, 0), (0, 1), (1, 0)]]
+    wanted = monai_lncc(given["warped"], given["fixed"]) + (dice[0] + dice[1]) / 4 + dice[2] / 2
+    torch.testing.assert_close(call(loss, given), wanted)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "dice_smooth"])
+def test_a_batch_has_the_mean_of_its_samples(name: str) -> None:
+    """So batches that are accumulated, and those of several processes, have the gradient of one large batch.
+
+    Not ``dice_smooth``: the guide that it is from takes the Dice of a whole batch.
+    """
+    loss = build_loss({"name": name})
+    given = inputs()
+    for image in ("warped", "fixed"):  # the bins of mutual information cover the values of a batch
+        given[image][:, :, 0, 0, 0], given[image][:, :, 0, 0, 1] = -9, 9
+    for label in ("warped_label", "fixed_label"):
+        given[label][1, 1] = 0
+    samples = [call(loss, {key: value[i : i + 1] for key, value in given.items()}) for i in (0, 1)]
+    torch.testing.assert_close(call(loss, given), torch.stack(samples).mean())
 
 
 def test_dice_counts_a_structure_that_one_side_misses() -> None:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DiceTerm:
-    """``1 - soft Dice`` of labels, averaged over the structures that are present.
+    """``1 - soft Dice`` of labels, averaged over the structures that a sample has, then over the samples.
 
     Attributes:
         include_background: false leaves out the first channel, for labels whose first channel is the background; the
@@ -37,7 +37,9 @@ class DiceTerm:
         check_weights(dice_smooth_nr=self.smooth_nr, dice_smooth_dr=self.smooth_dr)
 
     def __call__(self, warped_label: torch.Tensor | None, fixed_label: torch.Tensor | None) -> torch.Tensor:
-        """1 - soft Dice of (B, L, D, H, W) labels, averaged over the channels present; 0 where none is.
+        """1 - soft Dice of (B, L, D, H, W) labels: the mean over the samples of that over the channels present.
+
+        A sample without any counts as 0. So a batch has the mean of what its samples have by themselves.
 
         Raises:
             ValueError: a label is missing, or their shapes differ.
@@ -58,14 +60,14 @@ class DiceTerm:
         space = tuple(range(2, fixed_label.dim()))
         dice = soft_dice(warped_label, fixed_label, space, self.smooth_nr, self.smooth_dr)  # (B, L)
         present = ((warped_label.detach() != 0) | (fixed_label != 0)).flatten(2).any(dim=2).to(dice.dtype)  # (B, L)
-        return ((1.0 - dice) * present).sum() / present.sum().clamp(min=1)
+        return (((1.0 - dice) * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)).mean()
 
 
 class ImageLossWithDice(nn.Module):
     """``image_weight * image loss + dice_weight * (1 - soft Dice) + smooth_weight * smoothness(field)``.
 
-    The Dice is averaged over the label channels that are present: a channel that is empty in both volumes, such as the
-    padding of a case with fewer labels than its neighbours in the batch, does not count.
+    The Dice of a sample is averaged over the label channels that are present: a channel that is empty in both volumes,
+    such as the padding of a case with fewer labels than its neighbours in the batch, does not count.
 
     Args:
         image_loss: called with the warped image, the fixed image and ``mask``.
