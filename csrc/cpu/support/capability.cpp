@@ -7,16 +7,28 @@
 #include <exception>
 #include <string>
 
+#if USREG_SEVERAL_ISAS
+#include <cpuid.h>
+#endif
+
 namespace usreg {
 namespace {
 
 // Names by Capability: values of USREG_CPU_CAPABILITY, and what is reported to Python.
 constexpr const char* kNames[] = {"base", "avx2", "avx512"};
 
+#if USREG_SEVERAL_ISAS
+// Not by __builtin_cpu_supports, whose names of features differ between compilers: Clang 16 has none for this one.
+bool has_f16c() {
+  unsigned int eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+#endif
+
 Capability of_machine() {
 #if USREG_SEVERAL_ISAS
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return avx512 ? Capability::kAvx512 : avx2 ? Capability::kAvx2 : Capability::kBase;
