@@ -11,6 +11,7 @@ from tools.tolerances import GRADIENT_TOLERANCE, LOSS_TOLERANCE, MAP_TOLERANCE
 from usreg_kernels.ops.mind_ssc.reference import describe
 from usreg_kernels.ops.triton_backend import INTERPRETED
 
+pytest.importorskip("triton")
 if INTERPRETED:
     from usreg_kernels.ops.mind_ssc import triton as mind_ssc
 
