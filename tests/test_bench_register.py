@@ -13,9 +13,9 @@ import torch
 from bench.register.__main__ import _chosen, _plain
 from bench.register.growth import halved
 from bench.register.growth import table as growth_table
-from bench.register.publish import BLOCK, PAGE, block
+from bench.register.publish import PAGE, README, blocks
 from bench.register.results import Report, load
-from bench.register.table import table
+from bench.register.table import summary, table
 from bench.report import fill
 from usreg.registration.pair import Volume
 from usreg.spatial import Grid
@@ -29,9 +29,9 @@ def row(contender: str, pair: int, dice: float, **measured: Any) -> dict[str, An
 
 
 def test_published_registrations_are_those_of_committed_results() -> None:
-    text = PAGE.read_text()
-    (source,) = re.findall(r"\(\[all registrations\]\(([^)]+)\)\)", text)
-    assert fill(text, {BLOCK: block((PAGE.parent / source).resolve())}) == text
+    (source,) = re.findall(r"\(\[all registrations\]\(([^)]+)\)\)", PAGE.read_text())
+    for page in (PAGE, README):
+        assert fill(page.read_text(), blocks((PAGE.parent / source).resolve())) == page.read_text()
 
 
 def test_the_table_has_means_and_says_which_times_are_of_a_busy_machine() -> None:
@@ -46,6 +46,22 @@ def test_the_table_has_means_and_says_which_times_are_of_a_busy_machine() -> Non
     ants = "| ANTs SyN | 12 | 0.7550 | 0.7450 | 0.7500 | 0.7600 | 0.700 | 0.0e+00 | 2 (busy) | 3 | 12 |"
     assert lines.index(ants) > lines.index(next(line for line in lines if line.startswith("| USReg")))
     assert lines[-1] == "- ConvexAdam, hippocampus: no environment"
+
+
+def test_the_summary_has_all_data_sets_side_by_side() -> None:
+    report = Report(MACHINE, "A note.")
+    report.add([{**row("USReg", 0, 0.8), "dataset": "brain", "seconds": 4.04, "busy": False}])
+    report.add([{**row("ANTs SyNCC", 0, 0.7), "dataset": "brain", "seconds": 3821.0, "busy": True}])
+    report.add([row("before", n, 0.5) for n in range(2)] + [row("USReg", n, 0.8, seconds=0.2) for n in range(2)])
+    assert summary(report.content).splitlines() == [
+        "| contender | brain: Dice | brain: seconds a pair | hippocampus: Dice | hippocampus: seconds a pair |",
+        "| --- | --- | --- | --- | --- |",
+        "| before | – | – | 0.500 |  |",
+        "| USReg | 0.800 | 4.04 | 0.800 | 0.2 |",
+        "| ANTs SyNCC | 0.700 | 3,821 (busy) | – | – |",
+        "",
+        "Some CPU, 2 threads, 2026-01-02. A note.",
+    ]
 
 
 def test_results_grow_contender_by_contender(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``python -m bench.register.publish FILE``: the results and their table into the repository."""
+"""``python -m bench.register.publish FILE``: the results and their tables into the repository."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.register.results import load
-from bench.register.table import table
+from bench.register.table import summary, table
 from bench.report import fill
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmark.md"
+ROOT = Path(__file__).parents[2]
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmark.md"
 RESULTS = Path(__file__).parents[1] / "results"
-BLOCK = "register"
 
 
-def block(path: Path) -> str:
-    """The table of a file of results, with a link to it, as :data:`PAGE` has it."""
-    return f"{table(load(path))}\n\n([all registrations](../bench/results/{path.name}))"
+def blocks(path: Path) -> dict[str, str]:
+    """The tables of a file of results, by the markers between which the pages have them."""
+    content = load(path)
+    return {
+        "register": f"{table(content)}\n\n([all registrations](../bench/results/{path.name}))",
+        "register-summary": summary(content),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Copy the results under their name, and fill the page; 0."""
+    """Copy the results under their name, and fill the pages; 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.register.publish", description=__doc__)
     parser.add_argument("results", type=Path, metavar="FILE", help="that python -m bench.register wrote")
     content = load(parser.parse_args(arguments).results)
@@ -32,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processor = re.sub(r"[^a-z0-9]+", "-", machine["processor"].lower()).strip("-")
     path = RESULTS / f"{machine['date']}-register-{processor}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
-    PAGE.write_text(fill(PAGE.read_text(), {BLOCK: block(path)}))
+    for page in (README, PAGE):
+        page.write_text(fill(page.read_text(), blocks(path)))
     print(path)
     return 0
 
