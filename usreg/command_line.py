@@ -53,3 +53,13 @@ def _run(action: Callable[[Console], int]) -> int:
     except KeyboardInterrupt:
         console.print("interrupted", style="bold red")
         return EXIT_STOPPED
+    finally:
+        _leave_the_other_processes()
+
+
+def _leave_the_other_processes() -> None:
+    """Close what joins several processes on CPUs: gloo's threads may abort a program that ends while they run."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()

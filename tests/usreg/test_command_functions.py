@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from torch import distributed
 
 import usreg
+from usreg.command_line import run_command
+from usreg.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,17 @@ def test_a_command_is_run_by_its_module_without_a_warning(command: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'regster'"):
         usreg.regster  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_command_leaves_the_other_processes(tmp_path, fails: bool) -> None:
+    """Also one that ends early: gloo's threads may abort a program that ends while they run."""
+
+    def act(console) -> int:
+        if fails:
+            raise UsageError("no")
+        return 0
+
+    distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    assert run_command(act, "nothing") == (2 if fails else 0)
+    assert not distributed.is_initialized()

@@ -1,6 +1,7 @@
 """Batch normalisation over the samples of several processes."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def one_of_two(rank, folder, checkpointed):
     with torch.no_grad():
         found["evaluated"] = module.eval()(images()[0][:1]) if rank else None  # by one process alone
     torch.save(found, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    distributed.barrier()
+    os._exit(0)  # what gloo leaves running has been seen to abort a process that ends as usual, one time in forty
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
