@@ -52,7 +52,7 @@ def one_of_two(rank, folder, checkpointed):
     for gradient in found["gradients"]:
         distributed.all_reduce(gradient)
     with torch.no_grad():
-        found["evaluated"] = module.eval()(images()[0][:1]) if rank else None  # by one process alone
+        found["evaluated"] = module.eval()(images()[0][:1]) if rank else None  # in one process
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.barrier()
     os._exit(0)  # what gloo leaves running has been seen to abort a process that ends as usual, one time in forty
